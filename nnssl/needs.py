@@ -1,0 +1,91 @@
+"""What a method needs on disk before it can train: values, sidecars, tables. Part of the method contract.
+
+Sidecars and tables are made by `nnssl_plan_and_preprocess --for TRAINER` and read by the loader. Imports numpy only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawCase:
+    """One case as a sidecar sees it: raw values (HU for CT), before clipping and normalisation.
+
+    Attributes:
+        case_id: the case's name in the data set.
+        modality: per channel, dataset.json's channel name in lower case ("ct", "t1", ...).
+        image: (C, D, H, W) float32, cropped and resampled to the plan's grid.
+        to_world: (4, 4) from voxel index (d, h, w, 1) of `image` to mm in LPS.
+        original: (C, D', H', W') float32, the whole image as read.
+        original_to_world: (4, 4), the same for `original`.
+    """
+
+    case_id: str
+    modality: tuple[str, ...]
+    image: npt.NDArray[np.float32]
+    to_world: npt.NDArray[np.float64]
+    original: npt.NDArray[np.float32]
+    original_to_world: npt.NDArray[np.float64]
+
+
+class Sidecar(ABC):
+    """Arrays computed once per case from the raw image and stored beside it (`CASE.NAME.npz`, no pickle)."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    @classmethod
+    @abstractmethod
+    def compute(cls, case: RawCase) -> Mapping[str, npt.NDArray[np.generic]]:
+        """Named arrays of plain numeric dtype; the same case must always give the same arrays."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A point of one case and the same anatomy in another, in mm (LPS)."""
+
+    case_a: str
+    point_a_mm: tuple[float, float, float]
+    case_b: str
+    point_b_mm: tuple[float, float, float]
+    score: float
+
+
+class Table(ABC):
+    """Matched points of a data set, stored as `TABLE_NAME.csv` in the configuration's folder."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def compute(cls, case_ids: Sequence[str], folder: str) -> Sequence[Match]:
+        """The table's rows for the preprocessed cases in `folder`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What must be there before a method can train.
+
+    Attributes:
+        values: `plan` the normalised voxels that nnU-Net would train on; `raw` the resampled raw ones (HU).
+        sidecars: computed per case at preprocessing.
+        tables: computed per data set at preprocessing.
+        min_cases: fewest cases in a batch that give the loss a meaning.
+        samples_per_case: boxes drawn from each case of a batch; batch_size must be a multiple.
+        batch_coupled: the loss mixes samples (NT-Xent, KoLeo, batch norm in a head), so that gradient accumulation
+            would change it; accumulation is then refused.
+    """
+
+    values: Literal["plan", "raw"] = "plan"
+    sidecars: tuple[type[Sidecar], ...] = ()
+    tables: tuple[type[Table], ...] = ()
+    min_cases: int = 1
+    samples_per_case: int = 1
+    batch_coupled: bool = False

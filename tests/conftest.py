@@ -1,0 +1,21 @@
+"""Shared fixtures. Real scans are used where they are and skipped aloud where they are not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("nnUNet_compile", "f")
+os.environ.setdefault("nnUNet_def_n_proc", "2")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real scans: NNSSL_TEST_DATA, or ../shared/data beside the project."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("NNSSL_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real scans at {folder}; set NNSSL_TEST_DATA to run this test")
+    return folder

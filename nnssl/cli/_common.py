@@ -1,0 +1,99 @@
+"""What every command shares: the parser, the workspace option, and errors as one clear paragraph.
+
+Nothing heavy is imported here, so that `-h` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from nnssl.errors import NnsslError
+
+INTERRUPTED = 130  # what a shell reports for a command that was ended with Ctrl-C
+_WIDTH = 110
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One paragraph instead of argparse's usage block: it names the mistake and where to look."""
+        _say(f"{message[:1].upper()}{message[1:]}. Run {self.prog} -h for all options and examples.", self.prog)
+        raise SystemExit(2)
+
+
+def parser(prog: str, description: str, *, examples: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser that refuses abbreviated flags, shows examples under `-h` and knows `--workspace`.
+
+    Args:
+        prog: the command's name.
+        description: one or two sentences.
+        examples: whole command lines.
+    """
+    made = _Parser(
+        prog=prog,
+        description=textwrap.fill(description, _WIDTH),
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument(
+        "--workspace",
+        metavar="DIR",
+        help="folder that holds nnUNet_raw, nnUNet_preprocessed and nnUNet_results (else the variables of these names)",
+    )
+    return made
+
+
+def apply_workspace(arguments: argparse.Namespace) -> None:
+    """Set nnU-Net's variables from `--workspace`. Call before anything of nnU-Net is imported."""
+    if arguments.workspace is not None:
+        from nnssl.paths import use_workspace
+
+        use_workspace(arguments.workspace)
+
+
+def run(main: Callable[[], int | None], *, prog: str) -> int:
+    """Run a command's body and turn what a user can cause into one paragraph on stderr and an exit code.
+
+    Args:
+        main: the body; its return value is the exit code, None for 0.
+        prog: the command's name, put before the message.
+
+    Returns:
+        The exit code: 0, the error's own `exit_code`, 130 after Ctrl-C, 1 when the disk is full. Faults of ours are
+        not caught: they show their traceback.
+    """
+    try:
+        return main() or 0
+    except NnsslError as error:
+        _say(str(error), prog)
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("Stopped by Ctrl-C.", prog)
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _say(disk_full(error), prog)
+        return 1
+
+
+def disk_full(error: OSError) -> str:
+    """A sentence for a write that found no space."""
+    where = f" while writing {os.fspath(error.filename)}" if error.filename else ""
+    return (
+        f"The disk is full{where}. Nothing half-written was left in place; free some space and run the same command "
+        f"again, it goes on where it stopped."
+    )
+
+
+def _say(message: str, prog: str) -> None:
+    """Write one paragraph to stderr; lines of a message that has several (a list of files) are kept."""
+    lines = f"{prog}: {message}".splitlines()
+    wrapped = [textwrap.fill(line, _WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines]
+    print("\n".join(wrapped), file=sys.stderr)

@@ -1,0 +1,175 @@
+"""Small deterministic data sets and plans for tests: nnU-Net raw folders of about 40^3 voxels, nets of 4 stages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+from scipy import ndimage
+
+Kind = Literal["ct", "mr", "two"]
+CHANNELS: dict[Kind, dict[str, str]] = {"ct": {"0": "CT"}, "mr": {"0": "T1"}, "two": {"0": "T1", "1": "T2"}}
+LABELS = {"background": 0, "organ": 1, "lesion": 2}
+
+
+def make_raw_dataset(
+    root: Path,
+    dataset_id: int,
+    n: int,
+    *,
+    kind: Kind = "ct",
+    shape: tuple[int, int, int] = (40, 44, 48),
+    spacing_mm: tuple[float, float, float] = (1.5, 1.25, 1.0),
+    labels: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write `n` cases into nnUNet_raw = `root` and return the data set's folder.
+
+    Args:
+        root: nnU-Net's raw folder.
+        dataset_id: the number in the name.
+        n: cases, called case_00, case_01, ...
+        kind: one CT, one MR, or two MR channels.
+        shape: voxels D H W; every case differs from it by up to 2 voxels.
+        spacing_mm: voxel size D H W.
+        labels: also write labelsTr with two classes.
+        seed: of everything drawn.
+    """
+    folder = root / f"Dataset{dataset_id:03d}_Tiny"
+    (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
+    if labels:
+        (folder / "labelsTr").mkdir(exist_ok=True)
+    for index in range(n):
+        rng = np.random.default_rng([seed, dataset_id, index])
+        size = tuple(int(side + rng.integers(-2, 3)) for side in shape)
+        image, segmentation = phantom(rng, size, kind)
+        for channel, volume in enumerate(image):
+            write_image(folder / "imagesTr" / f"case_{index:02d}_{channel:04d}.nii.gz", volume, spacing_mm)
+        if labels:
+            write_image(folder / "labelsTr" / f"case_{index:02d}.nii.gz", segmentation, spacing_mm)
+    dataset_json = {
+        "channel_names": CHANNELS[kind],
+        "labels": LABELS if labels else {"background": 0},
+        "numTraining": n,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(dataset_json, indent=2))
+    return folder
+
+
+def phantom(
+    rng: np.random.Generator, shape: tuple[int, ...], kind: Kind
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
+    """A body of smooth texture with an organ and a lesion: image (C, D, H, W), labels (D, H, W)."""
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij"))
+    body = (grid**2 / np.array([1.3, 0.7, 0.8])[:, None, None, None]).sum(0) < 1
+    organ = ((grid - rng.uniform(-0.3, 0.3, (3, 1, 1, 1))) ** 2).sum(0) < 0.2
+    lesion = ((grid - rng.uniform(-0.4, 0.4, (3, 1, 1, 1))) ** 2).sum(0) < 0.06
+    labels = np.where(lesion, 2, np.where(organ, 1, 0)) * body
+    texture = ndimage.gaussian_filter(rng.standard_normal(shape), 2) * 400
+    values = {"ct": ((-1000.0, 40.0, 180.0, 400.0),), "mr": ((0.0, 300.0, 700.0, 500.0),)}.get(
+        kind, ((0.0, 300.0, 700.0, 500.0), (0.0, 800.0, 350.0, 900.0))
+    )
+    channels = []
+    for air, tissue, organ_value, lesion_value in values:
+        level = np.choose(labels, [tissue, organ_value, lesion_value]) + texture
+        channels.append(np.where(body, level + rng.normal(0, 10, shape), air))
+    image = np.stack(channels)
+    if kind != "ct":
+        image = np.where(body, np.maximum(image, 1), 0)
+    return image.round().astype(np.int16), labels.astype(np.uint8)
+
+
+def write_image(path: Path, volume: npt.NDArray[Any], spacing_mm: tuple[float, ...]) -> None:
+    """Write (D, H, W) with voxel size D H W and a fixed, not trivial origin."""
+    image = sitk.GetImageFromArray(volume)
+    image.SetSpacing(tuple(float(side) for side in reversed(spacing_mm)))
+    image.SetOrigin((-20.0, 15.0, 100.0))
+    sitk.WriteImage(image, str(path))
+
+
+def tiny_plans(
+    dataset_name: str,
+    *,
+    plans_name: str = "nnsslPlans",
+    kind: Kind = "ct",
+    residual: bool = False,
+    spacing_mm: tuple[float, float, float] = (1.5, 1.25, 1.0),
+    patch_size: tuple[int, int, int] = (32, 32, 32),
+) -> dict[str, Any]:
+    """An nnU-Net plans file with one 3d_fullres U-Net of 4 stages, 8 to 64 features, in plain JSON values."""
+    channels = len(CHANNELS[kind])
+    resampling = {"order_z": 0, "force_separate_z": None}
+    configuration = {
+        "data_identifier": f"{plans_name}_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(patch_size),
+        "median_image_size_in_voxels": [40.0, 44.0, 48.0],
+        "spacing": list(spacing_mm),
+        "normalization_schemes": ["CTNormalization" if kind == "ct" else "ZScoreNormalization"] * channels,
+        "use_mask_for_norm": [False] * channels,
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "resampling_fn_seg": "resample_data_or_seg_to_shape",
+        "resampling_fn_data_kwargs": {"is_seg": False, "order": 3, **resampling},
+        "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, **resampling},
+        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+        "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1, **resampling},
+        "architecture": tiny_architecture(residual=residual),
+        "batch_dice": False,
+    }
+    intensity = {
+        "max": 1500.0,
+        "mean": 60.0,
+        "median": 45.0,
+        "min": -1000.0,
+        "percentile_00_5": -950.0,
+        "percentile_99_5": 700.0,
+        "std": 250.0,
+    }
+    return {
+        "dataset_name": dataset_name,
+        "plans_name": plans_name,
+        "original_median_spacing_after_transp": list(spacing_mm),
+        "original_median_shape_after_transp": [40, 44, 48],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": {"3d_fullres": configuration},
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {str(c): dict(intensity) for c in range(channels)},
+    }
+
+
+def tiny_architecture(*, residual: bool = False) -> dict[str, Any]:
+    """The `architecture` block of a 4-stage PlainConvUNet or ResidualEncoderUNet with 8, 16, 32, 64 features."""
+    blocks = (
+        {"n_blocks_per_stage": [1, 1, 1, 1], "n_conv_per_stage_decoder": [1, 1, 1]}
+        if residual
+        else {"n_conv_per_stage": [1, 1, 1, 1], "n_conv_per_stage_decoder": [1, 1, 1]}
+    )
+    module = "dynamic_network_architectures.architectures.unet"
+    return {
+        "network_class_name": f"{module}.{'ResidualEncoderUNet' if residual else 'PlainConvUNet'}",
+        "arch_kwargs": {
+            "n_stages": 4,
+            "features_per_stage": [8, 16, 32, 64],
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * 4,
+            "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
+            **blocks,
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }

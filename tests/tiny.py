@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
+import SimpleITK
 from scipy import ndimage
 
 Kind = Literal["ct", "mr", "two"]
@@ -86,10 +86,10 @@ def phantom(
 
 def write_image(path: Path, volume: npt.NDArray[Any], spacing_mm: tuple[float, ...]) -> None:
     """Write (D, H, W) with voxel size D H W and a fixed, not trivial origin."""
-    image = sitk.GetImageFromArray(volume)
+    image = SimpleITK.GetImageFromArray(volume)
     image.SetSpacing(tuple(float(side) for side in reversed(spacing_mm)))
     image.SetOrigin((-20.0, 15.0, 100.0))
-    sitk.WriteImage(image, str(path))
+    SimpleITK.WriteImage(image, str(path))
 
 
 def tiny_plans(

@@ -1,0 +1,111 @@
+"""Process groups: spawned by us (`-num_gpus`), by torchrun, or by nnU-Net; NCCL on GPUs, gloo on the CPU."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from nnssl.blocks.collectives import rank, world_size
+from nnssl.errors import DeviceError, RecipeError
+
+TIMEOUT = timedelta(minutes=30)  # rank 0 saves and measures health while the others wait
+
+
+def local_rank() -> int:
+    """This process's rank on its machine: LOCAL_RANK where a launcher set it (torchrun), else the global rank."""
+    return int(os.environ.get("LOCAL_RANK", rank()))
+
+
+def local_world_size() -> int:
+    """Ranks on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
+def choose_device(asked: str | None, *, ranks: int = 1) -> torch.device:
+    """The device a run will use.
+
+    Args:
+        asked: "cuda", "cpu", "mps", or None: a GPU when there is one, else the CPU.
+        ranks: processes on this machine, each of which needs a GPU of its own.
+
+    Raises:
+        DeviceError: what was asked for is not there.
+    """
+    if asked is None:
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked == "cuda" and torch.cuda.device_count() < ranks:
+        found = torch.cuda.device_count()
+        raise DeviceError(
+            f"-device cuda with {ranks} process{'es' if ranks > 1 else ''} needs {ranks} GPU{'s' if ranks > 1 else ''}; "
+            f"torch sees {found}. Use {'-num_gpus ' + str(found) + ' or ' if found else ''}-device cpu, or check the "
+            f"driver and CUDA_VISIBLE_DEVICES."
+        )
+    if asked == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("-device mps needs a Mac with Metal, which torch does not see here. Use -device cpu.")
+    return torch.device(asked)
+
+
+def samples_per_micro_batch(batch_size: int, accumulate: int) -> int:
+    """Samples of one micro-batch of one rank.
+
+    Raises:
+        RecipeError: the batch cannot be split evenly.
+    """
+    parts = world_size() * accumulate
+    if batch_size % parts:
+        raise RecipeError(
+            f"batch_size ({batch_size}) must be divisible by ranks x accumulate ({world_size()} x {accumulate} = "
+            f"{parts}); use batch_size={max(1, round(batch_size / parts)) * parts}."
+        )
+    return batch_size // parts
+
+
+@contextmanager
+def process_group(device_type: str) -> Iterator[None]:
+    """Join the group that RANK and WORLD_SIZE announce; nothing without them, or where a group exists already."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield
+        return
+    if device_type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def spawn_ranks(function: Callable[..., None], arguments: tuple[Any, ...], *, ranks: int) -> None:
+    """Run `function(*arguments)` in `ranks` new processes that find RANK, WORLD_SIZE and LOCAL_RANK set.
+
+    Raises:
+        torch.multiprocessing.ProcessExitedException: a rank ended with another exit code than 0 (`exit_code`).
+        torch.multiprocessing.ProcessRaisedException: a rank raised; the others were ended.
+    """
+    port = os.environ.get("MASTER_PORT") or str(_free_port())
+    torch.multiprocessing.spawn(_rank_main, args=(ranks, port, function, arguments), nprocs=ranks, join=True)
+
+
+def _rank_main(index: int, ranks: int, port: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.environ |= {
+        "RANK": str(index),
+        "LOCAL_RANK": str(index),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "localhost"),
+        "MASTER_PORT": port,
+    }
+    function(*arguments)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,58 @@
+"""Leaving in good order when asked to: SIGTERM, SIGUSR1 (batch systems) and SIGINT (Ctrl-C).
+
+A handler only takes a note; the training loop saves and leaves at the end of a step. SIGTERM and SIGUSR1 are orders of
+a batch system that were followed: exit code 0 would make it believe that the run is finished, so the command ends with
+128 + the signal's number, as a shell reports it, after saying that the state was saved. A second SIGINT ends at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+
+
+class StopRequest:
+    """Listens for signals while it is entered.
+
+    Attributes:
+        received: number of the signal that came, 0 if none did.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals nowhere else
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number."""
+        return 128 + self.received
+
+
+class Stopped(Exception):
+    """The run was left in good order before its end, with its state saved."""
+
+    def __init__(self, exit_code: int, step: int) -> None:
+        super().__init__(f"Stopped after step {step}.")
+        self.exit_code = exit_code
+        self.step = step

@@ -298,11 +298,12 @@ class Method(nn.Module, ABC):
 
         By default 1-D tensors (biases, norm gains) get no weight decay.
         """
-        decayed, plain = [], []
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for parameter in self.parameters():
             if parameter.requires_grad:
                 (plain if parameter.ndim <= 1 else decayed).append(parameter)
-        groups = [{"params": decayed}, {"params": plain, "weight_decay_factor": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay_factor": 0.0}]
         return [group for group in groups if group["params"]]
 
     def edit_gradients(self, step: Step) -> None:

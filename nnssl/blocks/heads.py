@@ -1,0 +1,86 @@
+"""The projector of DINO (Caron et al. 2021, section 3 and appendix C), on pooled feature maps."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnssl.blocks.collectives import BatchNorm
+from nnssl.blocks.losses import wide
+
+
+class Prototypes(nn.Module):
+    """A linear layer with weight norm whose gain is frozen at 1: every logit is a cosine in [-1, 1].
+
+    The normalisation is written out: torch's old `weight_norm` cannot be deep-copied, and a gain that never moves
+    needs no parameter.
+
+    Attributes:
+        weight: (K, d) directions; only their direction matters.
+    """
+
+    def __init__(self, width: int, prototypes: int) -> None:
+        super().__init__()
+        self.weight = nn.Linear(width, prototypes, bias=False).weight  # torch's own initialisation, as published
+
+    def effective_weight(self) -> Tensor:
+        """(K, d) rows of length 1."""
+        return F.normalize(self.weight, dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, K) cosines of (N, d) unit vectors."""
+        return F.linear(x, self.effective_weight())
+
+
+class DINOHead(nn.Module):
+    """MLP, projection to the unit sphere, prototypes.
+
+    Attributes:
+        standardise: non-affine batch norm on the input, or identity.
+        mlp: Linear [BN] GELU Linear [BN] GELU Linear.
+        last_layer: the prototypes.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        prototypes: int,
+        *,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        batch_norm: bool = False,
+        standardise: bool = False,
+    ) -> None:
+        """A head on (N, width) vectors.
+
+        Args:
+            width: length of the pooled vectors.
+            prototypes: K.
+            hidden: width of the two hidden layers.
+            bottleneck: d, dimension of the sphere.
+            batch_norm: batch norm in both hidden layers, with the statistics of all ranks.
+            standardise: give every input dimension mean 0 and variance 1 over the batch of all ranks. Behind instance
+                norm and global pooling inputs are nearly equal (cosine .99), and this is what makes them differ.
+        """
+        super().__init__()
+        self.standardise = BatchNorm(width, affine=False) if standardise else nn.Identity()
+        layers: list[nn.Module] = []
+        for size in (width, hidden):
+            layers.append(nn.Linear(size, hidden))
+            if batch_norm:
+                layers.append(BatchNorm(hidden))
+            layers.append(nn.GELU())
+        layers.append(nn.Linear(hidden, bottleneck))
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.mlp = nn.Sequential(*layers)
+        self.last_layer = Prototypes(bottleneck, prototypes)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(N, K) logits in [-1, 1] of (N, width) vectors."""
+        x = self.mlp(self.standardise(pooled))
+        # float32: the norm of a vector of 256 near-zero numbers is lost in half precision
+        logits: Tensor = self.last_layer(F.normalize(wide(x), dim=-1))
+        return logits

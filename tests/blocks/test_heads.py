@@ -1,0 +1,52 @@
+"""The projector: cosines, unit rows, copies, batch norm where asked for."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from nnssl.blocks.collectives import BatchNorm
+from nnssl.blocks.heads import DINOHead
+
+
+def test_logits_are_cosines_and_rows_stay_of_length_one_while_training() -> None:
+    torch.manual_seed(0)
+    head = DINOHead(6, 40, hidden=16, bottleneck=8, batch_norm=True)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.5, momentum=0.9)
+    for _ in range(11):
+        logits = head(torch.randn(8, 6))
+        assert logits.abs().max() <= 1 + 1e-6
+        torch.testing.assert_close(head.last_layer.effective_weight().norm(dim=1), torch.ones(40))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits / 0.1, torch.arange(8)).backward()
+        optimizer.step()
+
+
+def test_batch_norm_is_there_only_if_configured() -> None:
+    def norms(**kwargs: bool) -> int:
+        return sum(isinstance(m, BatchNorm) for m in DINOHead(6, 4, hidden=8, bottleneck=4, **kwargs).modules())
+
+    assert [norms(), norms(batch_norm=True), norms(standardise=True)] == [0, 2, 1]
+
+
+def test_standardising_tells_nearly_equal_inputs_apart() -> None:
+    torch.manual_seed(0)
+    nearly_equal = torch.randn(1, 6) + 0.01 * torch.randn(16, 6)
+
+    def spread(**kwargs: bool) -> float:
+        torch.manual_seed(1)
+        return float(DINOHead(6, 40, hidden=16, bottleneck=8, **kwargs)(nearly_equal).std(0).mean())
+
+    assert spread(standardise=True) > 10 * spread()
+
+
+def test_copy_of_a_used_head_is_independent() -> None:
+    head = DINOHead(6, 4, hidden=8, bottleneck=4)
+    head(torch.randn(3, 6)).sum().backward()
+    twin = copy.deepcopy(head)
+    with torch.no_grad():
+        twin.last_layer.weight.add_(1.0)
+    assert not torch.equal(twin.last_layer.weight, head.last_layer.weight)
+    assert isinstance(head.last_layer.weight, nn.Parameter)

@@ -1,0 +1,66 @@
+"""The model card beside a weights file: what it is, what it fits, how to use it, what to cite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def model_card(file: str, about: Mapping[str, Any], citations: Sequence[Mapping[str, Any]], proof: str) -> str:
+    """Markdown for people.
+
+    Args:
+        file: name of the weights file.
+        about: the file's provenance.
+        citations: nnU-Net's form, [{"type", "name", "apa_citations": [..]}].
+        proof: the sentence about what nnU-Net's loader brought back.
+    """
+    state = "finished run" if about["final"] else "run still going on; these weights will be replaced"
+    method = about.get("method") or about.get("trainer") or "self-supervised pretraining"
+    decoder = "encoder and decoder" if about["transferred"]["decoder"] else "encoder (the decoder starts fresh)"
+    lines = [
+        f"# {method} on {about['dataset']}",
+        "",
+        f"Weights for nnU-Net in `{file}`, from a {state}. {proof}",
+        "",
+        "| what | value |",
+        "|---|---|",
+        f"| pretrained part | {decoder} |",
+        f"| plan | {about['plans_name']}, {about['configuration']} |",
+        f"| channels | {_channels(about['channel_names'])} |",
+        f"| spacing D H W | {_numbers(about['spacing_mm'])} mm |",
+        f"| patch D H W | {_numbers(about['patch_size'])} voxels |",
+        f"| normalisation | {', '.join(about['normalization_schemes'])} |",
+        *(f"| {name} | {about[name]} |" for name in ("steps", "epochs", "cases") if name in about),
+        f"| versions | {', '.join(f'{name} {number}' for name, number in about['versions'].items())} |",
+        "",
+        "## Use",
+        "",
+        "Fine-tune on labelled data set 4, with stock nnU-Net:",
+        "",
+        f"    nnssl_plan_like {file} -d 4",
+        "",
+        "It prints the two nnU-Net commands that follow. `torch.load(..., weights_only=True)` reads the file; "
+        "`encoder.safetensors` holds the encoder alone.",
+        "",
+        "## Limits",
+        "",
+        "Not a medical device. The weights know only the kind of scans they were trained on.",
+    ]
+    if citations:
+        lines += ["", "## Cite", ""] + [f"- {text}" for entry in citations for text in _citation(entry)]
+    return "\n".join(lines) + "\n"
+
+
+def _citation(entry: Mapping[str, Any]) -> list[str]:
+    texts = entry.get("apa_citations") or entry.get("bibtex_citations") or [entry.get("name", "")]
+    return [str(text) for text in texts]
+
+
+def _channels(names: Mapping[str, Any] | Sequence[Any]) -> str:
+    values = names.values() if isinstance(names, Mapping) else names
+    return ", ".join(str(name) for name in values)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)

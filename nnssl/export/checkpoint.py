@@ -1,0 +1,160 @@
+"""Writes weights that stock nnU-Net takes as they are, and publishes only what its own loader took back.
+
+One file serves three readers: `nnUNetv2_train -pretrained_weights` (needs the whole network with every alias),
+nnU-Net's nnssl flow (needs `nnssl_adaptation_plan`), and anybody with `torch.load(weights_only=True)`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnssl.atomic import whole_file
+from nnssl.errors import ExportError
+from nnssl.export.adaptation import adaptation_plan, resolved_configuration
+from nnssl.export.card import model_card
+from nnssl.export.plain import plain
+from nnssl.export.proof import fresh_network, prove
+from nnssl.export.provenance import complete_provenance
+from nnssl.export.tensors import DECODER, ENCODER, decoder_names, encoder_names, take
+from nnssl.method import Exported
+
+CLASSES = 2  # of the segmentation layers in the file; no reader copies them
+ENCODER_FILE, CARD_FILE = "encoder.safetensors", "MODEL_CARD.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What was published.
+
+    Attributes:
+        path: the weights file.
+        encoder_tensors: encoder tensors it promises (nnU-Net's names, aliases included).
+        decoder_tensors: decoder tensors it promises; 0 where the decoder is freshly initialised.
+        compared: tensors that nnU-Net's loader brought back, each equal to the trained one.
+    """
+
+    path: Path
+    encoder_tensors: int
+    decoder_tensors: int
+    compared: int
+
+    def __str__(self) -> str:
+        """One sentence for the log."""
+        decoder = f"{self.decoder_tensors} decoder tensors" if self.decoder_tensors else "a fresh decoder"
+        return (
+            f"{self.path.name}: {self.encoder_tensors} encoder tensors and {decoder}; nnU-Net's own loader brought "
+            f"{self.compared} of {self.compared} promised tensors back equal."
+        )
+
+
+def publish(
+    path: str | Path,
+    *,
+    exported: Exported,
+    plans: Mapping[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+    channels: int,
+    provenance: Mapping[str, Any],
+    citations: Sequence[Mapping[str, Any]],
+    seed: int,
+    final: bool,
+    which: str = "default",
+) -> ExportReport:
+    """Write `path`, `encoder.safetensors` and `MODEL_CARD.md` beside it, after proof through nnU-Net's own loader.
+
+    Args:
+        path: the weights file; an older one stays in place until the new one is proven.
+        exported: the method's networks.
+        plans: the pretraining plans file.
+        configuration: the trained configuration.
+        dataset_json: of the pretraining data set; its channel names are kept.
+        channels: input channels.
+        provenance: what the run knows of itself: recipe, steps, fingerprint and source hashes. Anything plain-able.
+        citations: nnU-Net's form, [{"type", "name", "apa_citations": [..]}].
+        seed: of the initial values of a decoder that does not transfer.
+        final: whether this is the end of the run; said in the card.
+        which: "default", or one of `exported.variants`.
+
+    Raises:
+        ExportError: a tensor is missing, misshapen or not finite, or nnU-Net's loader does not bring all of them back;
+            nothing is written then.
+    """
+    path = Path(path)
+    encoder, decoder = _chosen(exported, which)
+    architecture = resolved_configuration(plans, configuration)["architecture"]
+    network = fresh_network(architecture, channels=channels, classes=CLASSES, seed=seed)
+    promised = _fill(network, encoder, decoder)
+    counts = {"encoder": len(encoder_names(promised)), "decoder": len(decoder_names(promised))}
+    about = complete_provenance(
+        provenance,
+        plans=plans,
+        configuration=configuration,
+        dataset_json=dataset_json,
+        run={"seed": seed, "final": final, "which": which, "transferred": counts},
+    )
+    content = {
+        "network_weights": network.state_dict(),
+        "nnssl_adaptation_plan": adaptation_plan(network, plans, configuration, channels),
+        "citations": plain(list(citations), where="citations"),
+        "provenance": about,
+    }
+    with whole_file(path) as temporary:
+        _save(content, temporary)
+        compared = prove(temporary, promised, architecture=architecture, channels=channels)
+    report = ExportReport(
+        path=path, encoder_tensors=counts["encoder"], decoder_tensors=counts["decoder"], compared=compared
+    )
+    _write_encoder(path.with_name(ENCODER_FILE), promised, about)
+    with whole_file(path.with_name(CARD_FILE)) as temporary:
+        temporary.write_text(model_card(path.name, about, content["citations"], str(report)), encoding="utf-8")
+    return report
+
+
+def _chosen(exported: Exported, which: str) -> tuple[nn.Module, nn.Module | None]:
+    if which == "default":
+        return exported.encoder, exported.decoder
+    if which not in exported.variants:
+        raise ExportError(
+            f"There is no variant {which!r} to export; there are default, {', '.join(exported.variants)}."
+        )
+    return exported.variants[which]
+
+
+def _fill(network: nn.Module, encoder: nn.Module, decoder: nn.Module | None) -> dict[str, Tensor]:
+    """Load the trained parts into `network`, strictly; returns the promise: nnU-Net's name -> trained value."""
+    state = network.state_dict()
+    promised = take(encoder, {name: state[name] for name in encoder_names(state)}, part=ENCODER)
+    if decoder is not None:
+        promised |= take(decoder, {name: state[name] for name in decoder_names(state)}, part=DECODER)
+    # copied in place: the state's tensors are the network's own, tied between nnU-Net's aliases
+    with torch.no_grad():
+        for name, value in promised.items():
+            state[name].copy_(value)
+    return promised
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
+    # through a stream: torch's own writer turns a full disk into a RuntimeError, a stream says OSError
+    with path.open("wb") as stream:
+        torch.save(dict(content), stream)
+
+
+def _write_encoder(path: Path, promised: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """The encoder alone, one name a tensor, for readers without nnU-Net; the metadata is one JSON text."""
+    from safetensors.torch import save
+
+    unique: dict[tuple[int, ...], str] = {}
+    for name in encoder_names(promised):
+        tensor = promised[name]
+        unique.setdefault((tensor.data_ptr(), *tensor.shape), name)
+    tensors = {name: promised[name].contiguous().clone() for name in unique.values()}
+    with whole_file(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata={"nnssl": json.dumps(about)}))

@@ -6,7 +6,7 @@ module level, and `nnssl.paths` must have set the folders before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -36,3 +36,13 @@ def build_network(
         deep_supervision=deep_supervision,
     )
     return network
+
+
+def blosc2_layout(
+    shape: Sequence[int], patch_size: Sequence[int], bytes_per_voxel: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Block and chunk shape of a (C, D, H, W) array, as nnU-Net's own store chooses them."""
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+
+    blocks, chunks = comp_blosc2_params(tuple(shape), tuple(patch_size), bytes_per_voxel)
+    return tuple(blocks), tuple(chunks)

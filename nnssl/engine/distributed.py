@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 from nnssl.blocks.collectives import rank, world_size
 from nnssl.errors import DeviceError, RecipeError
@@ -43,9 +44,8 @@ def choose_device(asked: str | None, *, ranks: int = 1) -> torch.device:
     if asked == "cuda" and torch.cuda.device_count() < ranks:
         found = torch.cuda.device_count()
         raise DeviceError(
-            f"-device cuda with {ranks} process{'es' if ranks > 1 else ''} needs {ranks} GPU{'s' if ranks > 1 else ''}; "
-            f"torch sees {found}. Use {'-num_gpus ' + str(found) + ' or ' if found else ''}-device cpu, or check the "
-            f"driver and CUDA_VISIBLE_DEVICES."
+            f"-device cuda needs a GPU for each of {ranks} process(es); torch sees {found}. Use "
+            f"{f'-num_gpus {found} or ' if found else ''}-device cpu, or check the driver and CUDA_VISIBLE_DEVICES."
         )
     if asked == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("-device mps needs a Mac with Metal, which torch does not see here. Use -device cpu.")
@@ -90,7 +90,7 @@ def spawn_ranks(function: Callable[..., None], arguments: tuple[Any, ...], *, ra
         torch.multiprocessing.ProcessRaisedException: a rank raised; the others were ended.
     """
     port = os.environ.get("MASTER_PORT") or str(_free_port())
-    torch.multiprocessing.spawn(_rank_main, args=(ranks, port, function, arguments), nprocs=ranks, join=True)
+    spawn(_rank_main, args=(ranks, port, function, arguments), nprocs=ranks, join=True)  # type: ignore[no-untyped-call]
 
 
 def _rank_main(index: int, ranks: int, port: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -6,7 +6,7 @@ that is how its own GradScaler skips a step without the host knowing. We set the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ def clip(grads: Sequence[Tensor], how: recipes.PerTensor | recipes.Global | None
     if not grads:
         return torch.zeros(())
     norms = torch._foreach_norm(list(grads))
-    total = torch.linalg.vector_norm(torch.stack(norms))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     if isinstance(how, recipes.Global):
         factor = (how.max_norm / (total + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(list(grads), factor)
@@ -120,8 +120,3 @@ def gated_step(optimizer: torch.optim.Optimizer, applied: Tensor) -> None:
         optimizer.step()
     finally:
         del fused.grad_scale, fused.found_inf
-
-
-def trained(groups: Iterable[dict[str, Any]]) -> int:
-    """Number of trained values in parameter groups."""
-    return sum(p.numel() for group in groups for p in group["params"])

@@ -91,7 +91,8 @@ class Optimizer:
     def peak_lr(self, batch_size: int) -> float:
         """Peak learning rate for `batch_size` samples per step (over all ranks and micro-batches)."""
         ratio = batch_size / self.reference_batch
-        return self.lr * {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.scaling]
+        factor: float = {"none": 1.0, "linear": ratio, "sqrt": ratio**0.5}[self.scaling]
+        return self.lr * factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +202,13 @@ def resolve(trainer: Any, preset: str = "default", overrides: Mapping[str, objec
     # All keys at once where they depend on each other (batch_size and accumulate) would need an order; so collect the
     # plain keys of the recipe itself and set them together.
     flat = flatten({k: v for k, v in (overrides or {}).items() if k != "kind"}, recipe)
+    wanted = type(recipe.method)
     recipe = _set_all(recipe, flat)
+    if type(recipe.method) is not wanted:
+        raise RecipeError(
+            f"The recipe's `method` must hold {trainer.__name__}'s {wanted.__qualname__}; it holds "
+            f"{recipe.method!r}. Set single keys (--set method.KEY=VALUE), or use a recipe file of this trainer."
+        )
     return recipe if recipe.threads is not None else replace(recipe, threads=_default_threads())
 
 

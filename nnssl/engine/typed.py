@@ -73,9 +73,9 @@ def flatten(tree: Mapping[str, object], config: object, *, prefix: str = "") -> 
     flat: dict[str, object] = {}
     for name, value in tree.items():
         inner = getattr(config, name, None)
-        same = dataclasses.is_dataclass(inner) and isinstance(value, Mapping)
-        if same and value.get(_KIND, type(inner).__name__) == type(inner).__name__:  # type: ignore[union-attr]
-            rest = {k: v for k, v in value.items() if k != _KIND}  # type: ignore[union-attr]
+        kind = value.get(_KIND, type(inner).__name__) if isinstance(value, Mapping) else None
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(inner) and kind == type(inner).__name__:
+            rest = {k: v for k, v in value.items() if k != _KIND}
             flat.update(flatten(rest, inner, prefix=f"{prefix}{name}."))
         else:
             flat[prefix + name] = value

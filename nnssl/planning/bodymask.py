@@ -15,8 +15,8 @@ Mask = npt.NDArray[np.bool_]
 def foreground(image: npt.NDArray[np.float32], modality: Sequence[str]) -> Mask:
     """(D, H, W) voxels whose intensities describe the data set, in place of nnU-Net's labels.
 
-    With a CT channel: above -500 HU, largest connected piece (not the table), holes filled. Otherwise every voxel where a
-    channel is not 0. All voxels where that leaves none.
+    With a CT channel: above -500 HU, largest connected piece (not the table), holes filled. Otherwise every voxel where
+    a channel is not 0. All voxels where that leaves none.
 
     Args:
         image: (C, D, H, W) raw values.

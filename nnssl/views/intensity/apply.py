@@ -1,0 +1,83 @@
+"""Runs a chain of intensity operations over views, with every view's own draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnssl.engine.randomness import numpy_generator, torch_generator
+from nnssl.views.intensity.base import IntensityOp, OpDraw
+from nnssl.views.spec import Intensity
+
+Chain = tuple[OpDraw | None, ...]
+
+
+def draw_chain(intensity: Intensity, channels: int, depth: int, seed: int, key: int, *names: str | int) -> Chain:
+    """One draw per operation for one view of `channels` channels and `depth` slices."""
+    rows = channels * depth if intensity.slicewise else channels
+    return tuple(
+        op.draw_view(numpy_generator(seed, key, *names, "intensity", position), rows)
+        for position, op in enumerate(intensity.ops)
+    )
+
+
+def apply_chain(
+    images: Tensor, intensity: Intensity, chains: Sequence[Chain], seed: int, names: Sequence[tuple[int, str, int]]
+) -> None:
+    """Apply the operations in place.
+
+    Views go one at a time on the CPU: their sums then never depend on what else is in the batch, so any slicing of a
+    batch gives the same bits, and a view stays in the cache through the chain. Other devices take all views at once.
+
+    Args:
+        images: (M, C, D, H, W), contiguous.
+        intensity: the operations, the same for all M views.
+        chains: M draws.
+        seed: the run's seed, for noise fields.
+        names: M times (sample key, group, view).
+    """
+    step = 1 if images.device.type == "cpu" else len(images)
+    for start in range(0, len(images), max(step, 1)):
+        part = slice(start, start + step)
+        rows = images[part]
+        rows = rows.flatten(0, 2) if intensity.slicewise else rows.flatten(0, 1)
+        for position, op in enumerate(intensity.ops):
+            draws = [chain[position] for chain in chains[part]]
+            if any(draw is not None for draw in draws):
+                _apply_op(rows, op, draws, seed, [(*name, position) for name in names[part]])
+
+
+def _apply_op(
+    rows: Tensor, op: IntensityOp, draws: Sequence[OpDraw | None], seed: int, names: Sequence[tuple[int, str, int, int]]
+) -> None:
+    """Apply one operation, in place, to those of the (len(draws) * r, *spatial) rows that were drawn for it."""
+    per_view = len(rows) // len(draws)
+    drawn = [(view, draw) for view, draw in enumerate(draws) if draw is not None]
+    index = np.concatenate([np.flatnonzero(draw.rows) + view * per_view for view, draw in drawn])
+    params = {
+        name: torch.from_numpy(np.concatenate([draw.params[name][draw.rows] for _, draw in drawn])).to(rows)
+        for name in drawn[0][1].params
+    }
+
+    def normal(like: Tensor) -> Tensor:
+        fields = [
+            torch.randn(
+                (int(draw.rows.sum()), *like.shape[1:]),
+                generator=torch_generator(seed, names[view][0], *names[view][1:], "noise", device=like.device),
+                device=like.device,
+            )
+            for view, draw in drawn
+        ]
+        # Drawn in float32 whatever the run's precision, so that a float64 run sees the same noise.
+        return (fields[0] if len(fields) == 1 else torch.cat(fields)).to(like.dtype)
+
+    if len(index) == len(rows):
+        result = op.apply(rows, params, normal)
+        if result.data_ptr() != rows.data_ptr():
+            rows.copy_(result)
+        return
+    where = torch.from_numpy(index).to(rows.device)
+    rows.index_copy_(0, where, op.apply(rows.index_select(0, where), params, normal))

@@ -1,0 +1,80 @@
+"""Gaussian blur with one sigma per row and axis, as matrix products; shared by blurring, sharpening and antialiasing.
+
+Per axis a blur is a banded matrix, with the mirrored border folded into it. A matrix product beats torch's
+single-channel convolutions on the CPU by 10 to 15 times (7 against 110 ms for 96^3, one thread), and takes a sigma per
+row without a loop.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+TRUNCATE = 4.0  # kernel radius in sigmas, as in scipy.ndimage
+
+
+def blur_matrix(sigma: Tensor, length: int, *, largest: float) -> Tensor:
+    """(N, length, length) matrices that blur along an axis of `length` voxels.
+
+    Equal to scipy.ndimage.gaussian_filter1d with mode "reflect": entry (i, j) sums the truncated, normalised Gaussian
+    over the mirror images of voxel j, which lie at j + 2 n m and -1 - j + 2 n m for whole m.
+
+    Args:
+        sigma: (N,) in voxels; rows with 0 are left as they are.
+        length: n.
+        largest: an upper bound of sigma known to the host, so that nothing is read from the device.
+    """
+    reach = int(TRUNCATE * largest + 0.5)
+    radius = torch.floor(TRUNCATE * sigma + 0.5)[:, None, None]
+    width = sigma.clamp_min(torch.finfo(sigma.dtype).tiny ** 0.25)[:, None, None]
+
+    def weight(distance: Tensor) -> Tensor:
+        return torch.exp(-0.5 * (distance / width) ** 2) * (distance.abs() <= radius)
+
+    offsets = torch.arange(-reach, reach + 1, device=sigma.device, dtype=sigma.dtype)[None, None]
+    total = weight(offsets).sum(-1, keepdim=True)
+    i = torch.arange(length, device=sigma.device, dtype=sigma.dtype)
+    apart, together = (i[:, None] - i)[None], (i[:, None] + i + 1)[None]
+    images = math.ceil((reach + 1) / (2 * length))
+    matrix = torch.zeros((len(sigma), length, length), device=sigma.device, dtype=sigma.dtype)
+    for image in range(-images, images + 1):
+        shift = 2 * length * image
+        for distance in (apart + shift, together + shift):
+            matrix += weight(distance)
+    return matrix / total
+
+
+def smooth(rows: Tensor, sigma: Tensor, *, largest: float, axes: tuple[int, ...] | None = None) -> Tensor:
+    """Blur every row with its own sigma.
+
+    Args:
+        rows: (N, *spatial), two or three spatial axes.
+        sigma: (N,) or (N, number of axes), in voxels.
+        largest: an upper bound of sigma.
+        axes: negative indices of the axes to blur; all spatial axes if None.
+
+    Returns:
+        A new (N, *spatial).
+    """
+    chosen = axes if axes is not None else tuple(range(-(rows.ndim - 1), 0))
+    per_axis = sigma if sigma.ndim == 2 else sigma[:, None].expand(-1, len(chosen))
+    made: dict[int, Tensor] = {}
+    for column, axis in enumerate(chosen):
+        length = rows.shape[axis]
+        if sigma.ndim == 2 or length not in made:
+            made[length] = blur_matrix(per_axis[:, column], length, largest=largest)
+        rows = _along(rows, made[length], axis)
+    return rows
+
+
+def _along(rows: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """Multiply (N, n, n) `matrix` onto one axis of contiguous (N, *spatial) `rows`."""
+    n, before = len(rows), math.prod(rows.shape[1:axis])
+    length, after = rows.shape[axis], math.prod(rows.shape[axis:][1:])
+    if after == 1:
+        return (rows.reshape(n, before, length) @ matrix.mT).reshape(rows.shape)
+    if before == 1:
+        return (matrix @ rows.reshape(n, length, after)).reshape(rows.shape)
+    return (matrix[:, None] @ rows.reshape(n, before, length, after)).reshape(rows.shape)

@@ -7,7 +7,6 @@ loader's own business; a method sees the same types, shapes and ranges here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnssl.blocks.deferred import Commit
 from nnssl.encoders.factory import PlanNetworks
 from nnssl.encoders.pyramid import cumulative_strides
 from nnssl.engine import randomness
+from nnssl.engine.step import KeyedStep
 from nnssl.method import Batch, DataInfo, PlanInfo, SourceInfo, View
 from nnssl.needs import Needs, RawCase, Sidecar
 from nnssl.views.spec import Size, ViewGroup, ViewSpec
@@ -99,33 +100,24 @@ def small_networks(
     return PlanNetworks(block, plan, data)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LocalStep:
-    """A `Step` of one process: keyed randomness, nothing to gather."""
+def local_step(*, index: int = 0, total: int = 100, epochs: int = 10, dtype: torch.dtype = torch.float32) -> KeyedStep:
+    """The engine's `Step` for one process: keyed randomness, nothing to gather."""
+    return KeyedStep(
+        index=index,
+        total=total,
+        epoch=index * epochs // total,
+        epochs=epochs,
+        micro=0,
+        micros=1,
+        seed=SEED,
+        device=torch.device("cpu"),
+        dtype=dtype,
+    )
 
-    index: int = 0
-    total: int = 100
-    epoch: int = 0
-    micro: int = 0
-    micros: int = 1
-    epochs: int = 10
-    dtype: torch.dtype = torch.float32
 
-    def uniform(self, name: str, keys: Tensor, shape: Sequence[int]) -> Tensor:
-        """See `nnssl.method.Step`."""
-        return randomness.uniform(SEED, keys, name, shape, dtype=self.dtype)
-
-    def normal(self, name: str, keys: Tensor, shape: Sequence[int]) -> Tensor:
-        """See `nnssl.method.Step`."""
-        return randomness.normal(SEED, keys, name, shape, dtype=self.dtype)
-
-    def permutation(self, name: str, keys: Tensor, n: int) -> Tensor:
-        """See `nnssl.method.Step`."""
-        return randomness.permutation(SEED, keys, name, n)
-
-    def gather(self, x: Tensor) -> Tensor:
-        """`x`: there is one rank."""
-        return x
+def commit(*, index: int = 0, total: int = 100, applied: bool = True) -> Commit:
+    """What the engine hands to deferred modules, for one process."""
+    return Commit(index=index, total=total, applied=torch.tensor(applied), sum_over_ranks=lambda x: x)
 
 
 def noise_batch(

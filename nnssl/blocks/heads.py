@@ -36,8 +36,7 @@ class DINOHead(nn.Module):
     """MLP, projection to the unit sphere, prototypes.
 
     Attributes:
-        standardise: non-affine batch norm on the input, or identity.
-        mlp: Linear [BN] GELU Linear [BN] GELU Linear.
+        mlp: [standardise] Linear [BN] GELU Linear [BN] GELU Linear [standardise].
         last_layer: the prototypes.
     """
 
@@ -59,18 +58,20 @@ class DINOHead(nn.Module):
             hidden: width of the two hidden layers.
             bottleneck: d, dimension of the sphere.
             batch_norm: batch norm in both hidden layers, with the statistics of all ranks.
-            standardise: give every input dimension mean 0 and variance 1 over the batch of all ranks. Behind instance
-                norm and global pooling inputs are nearly equal (cosine .99), and this is what makes them differ.
+            standardise: give every dimension of the input and of the bottleneck mean 0 and variance 1 over the batch
+                of all ranks. Behind instance norm and global pooling, inputs are nearly equal (cosine .99) and
+                self-distillation falls to a uniform answer; so standardised, samples cannot all sit at one point.
         """
         super().__init__()
-        self.standardise = BatchNorm(width, affine=False) if standardise else nn.Identity()
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [BatchNorm(width, affine=False)] if standardise else []
         for size in (width, hidden):
             layers.append(nn.Linear(size, hidden))
             if batch_norm:
                 layers.append(BatchNorm(hidden))
             layers.append(nn.GELU())
         layers.append(nn.Linear(hidden, bottleneck))
+        if standardise:
+            layers.append(BatchNorm(bottleneck, affine=False))
         for layer in layers:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -80,7 +81,7 @@ class DINOHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(N, K) logits in [-1, 1] of (N, width) vectors."""
-        x = self.mlp(self.standardise(pooled))
+        x = self.mlp(pooled)
         # float32: the norm of a vector of 256 near-zero numbers is lost in half precision
         logits: Tensor = self.last_layer(F.normalize(wide(x), dim=-1))
         return logits

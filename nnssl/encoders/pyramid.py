@@ -1,12 +1,12 @@
 """nnU-Net's encoder and decoder as feature pyramids, under nnU-Net's own tensor names.
 
-nnU-Net's modules are taken apart and walked by us, so that every level can be had, masked or left out; no module is
-copied, so `encoder.*` and `decoder.*` of a state dict are names that a fresh nnU-Net network takes as they are.
+nnU-Net's modules are taken over and walked by us, so that every level can be had or left out. None is renamed, so
+`encoder.*` and `decoder.*` of a state dict are names that a fresh nnU-Net network takes as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from nnssl.errors import PlanError
 from nnssl.views.spec import Size
-
-LevelHook = Callable[[Tensor, int], Tensor]
 
 
 def cumulative_strides(strides: Sequence[Any]) -> tuple[Size, ...]:
@@ -62,22 +60,12 @@ class PlanEncoder(nn.Module):
         self.channels: tuple[int, ...] = tuple(parts.output_channels)
         self.strides = cumulative_strides(parts.strides)
 
-    def forward(self, image: Tensor, after_stage: LevelHook | None = None) -> list[Tensor]:
-        """Feature maps of (N, C, D, H, W), one a stage.
-
-        Args:
-            image: every side a multiple of the total stride.
-            after_stage: changes the map of a stage (second argument its index) before the next stage sees it; also
-                called on the stem's map, with index 0. Sparse convolutions are imitated with it.
-        """
-        x = image
-        if self.stem is not None:
-            x = self.stem(x)
-            x = x if after_stage is None else after_stage(x, 0)
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of (N, C, D, H, W), one a stage; every side must be a multiple of the total stride."""
+        x = image if self.stem is None else self.stem(image)
         maps = []
-        for index, stage in enumerate(self.stages):
+        for stage in self.stages:
             x = stage(x)
-            x = x if after_stage is None else after_stage(x, index)
             maps.append(x)
         return maps
 
@@ -119,7 +107,7 @@ class PlanUNet(nn.Module):
         self.channels = self.encoder.channels
         self.strides = self.encoder.strides
 
-    def forward(self, image: Tensor, after_stage: LevelHook | None = None) -> list[Tensor]:
-        """Decoder maps of (N, C, D, H, W), finest first, the bottleneck last; `after_stage` as in the encoder."""
-        maps: list[Tensor] = self.decoder(self.encoder(image, after_stage))
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Decoder maps of (N, C, D, H, W), finest first, the bottleneck last."""
+        maps: list[Tensor] = self.decoder(self.encoder(image))
         return maps

@@ -15,7 +15,7 @@ from nnssl.blocks.losses import (
     teacher_probabilities,
     view_pairs,
 )
-from nnssl.blocks.pooling import pool, pooled_width
+from nnssl.blocks.pooling import Pooling, pool, pooled_width
 
 
 def naive_softmax(row: list[float], temperature: float) -> list[float]:
@@ -116,3 +116,14 @@ def test_spread_of_a_constant_channel_has_a_finite_gradient() -> None:
     pool(x, "mean_std").sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["mean", "mean_std", "mean_max"])
+def test_pooling_counts_valid_cells_alone(kind: Pooling) -> None:
+    torch.manual_seed(0)
+    feature_map = torch.randn(2, 3, 2, 4, 4)
+    valid = torch.ones(2, 1, 4, 8, 8, dtype=torch.bool)
+    torch.testing.assert_close(pool(feature_map, kind, valid=valid), pool(feature_map, kind))
+    valid[:, :, :2] = False
+    torch.testing.assert_close(pool(feature_map, kind, valid=valid), pool(feature_map[:, :, 1:], kind))
+    assert pool(feature_map, kind, valid=torch.zeros_like(valid)).isfinite().all()

@@ -2,7 +2,7 @@
 
 How the trainer uses it (rank 0 only):
 
-    boxes = draw_probe_set(make, shapes=.., boxes=32, seed=..)     # nnssl.engine.probe_set; make(keys) -> Batch
+    boxes = held_out_probe(collection, plan, needs, seed=..)       # nnssl.engine.probe_set
     probe = HealthProbe(boxes, total_steps=.., steps_per_epoch=.., device=..)
     scalars = probe.observe(losses.watch)                          # every micro-batch; device scalars for Journal.step
     if probe.due(steps_done):                                      # also before the first step: the untrained network
@@ -78,7 +78,7 @@ class HealthProbe:
     """Measures a method on a probe set and remembers what it measured.
 
     Args:
-        probe_set: as of `draw_probe_set`.
+        probe_set: as of `held_out_probe`.
         total_steps: optimizer steps of the whole run.
         steps_per_epoch: measurements are made at the ends of epochs.
         device: where the method lives.

@@ -51,7 +51,7 @@ class LateScalars:
             if isinstance(value, Tensor) and value.device.type != "cpu":
                 names.append(name)
             else:
-                known[name] = float(value)
+                known[name] = float(value.detach() if isinstance(value, Tensor) else value)
         packed, copied = self._pack([values[name] for name in names])
         self._queue.append(_Pending(step, known, tuple(names), packed, copied))
 

@@ -5,20 +5,24 @@ Everything about it is a function of the seed and the data, so it is not saved w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nnssl.blocks.sampling import transform_points
+from nnssl.data.collection import Collection
+from nnssl.data.loader import case_order, make_batch
 from nnssl.engine.randomness import permutation
 from nnssl.errors import DataError
 from nnssl.method import Batch, DataInfo, PlanInfo
+from nnssl.needs import Needs
 from nnssl.views.intensity import Gamma
 from nnssl.views.spec import Geometry, Intensity, Size, Source, ViewGroup, ViewSpec
 
 GROUP = "probe"
+BOXES = 32
 LARGEST_VIEW = 64  # voxels a side: a view must stay cheap also where the plan's patch is large
 ZOOM = (0.8, 1.25)
 ROTATION_DEG = 15.0
@@ -34,6 +38,7 @@ AIR_WIDTH = 0.05  # of the range of values: what is that close to the value of a
 AIR_BINS = 256
 
 MakeBatch = Callable[[Tensor], Batch]
+CaseOf = Callable[[int], tuple[str, Size]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,7 @@ class Box:
 
     Attributes:
         key: the sample key it was drawn with.
-        case_id: its case.
+        case_id: its case, with its data set, because names repeat across data sets.
         images: (2, C, D, H, W) two views.
         points: (2, P, 3) voxel indices of the same P places in both views; whole numbers in the first.
         points_mm: (P, 3) those places in mm.
@@ -95,12 +100,41 @@ def probe_views(plan: PlanInfo, data: DataInfo) -> ViewSpec:
     return ViewSpec(sources=(source,), groups=(group,))
 
 
-def draw_probe_set(make: MakeBatch, *, shapes: Mapping[str, Size], boxes: int, seed: int) -> ProbeSet:
+def held_out_probe(collection: Collection, plan: PlanInfo, needs: Needs, *, seed: int, boxes: int = BOXES) -> ProbeSet:
+    """The probe set of a run: boxes of its held-out cases.
+
+    Args:
+        collection: the run's.
+        plan: the run's.
+        needs: the method's; decides whether it is shown normalised or raw values.
+        seed: the run's.
+        boxes: how many.
+
+    Raises:
+        PlanError: the cases are too small for a view.
+        DataError: a case cannot be read, or fewer than two boxes are asked for.
+    """
+    held_out = collection.probe()
+    spec = probe_views(plan, held_out.data_info(batch_size=1, steps_per_epoch=1))
+    shown = Needs(values=needs.values)
+    order = case_order(held_out, shown, batch_size=1, seed=seed)
+
+    def case_of(key: int) -> tuple[str, Size]:
+        entry = order.entry(key)
+        return f"{entry.dataset}/{entry.case_id}", entry.shape
+
+    def make(keys: Tensor) -> Batch:
+        return make_batch(held_out, spec, shown, keys, seed=seed)
+
+    return draw_probe_set(make, case_of=case_of, boxes=boxes, seed=seed)
+
+
+def draw_probe_set(make: MakeBatch, *, case_of: CaseOf, boxes: int, seed: int) -> ProbeSet:
     """Draw boxes, pass over those that are mostly air, and choose the voxels whose matches will be sought.
 
     Args:
         make: batch of the views of `probe_views` for given sample keys, from held-out cases.
-        shapes: {case_id: D H W voxels} of the stored cases.
+        case_of: name and shape, D H W voxels, of the stored case that a key means.
         boxes: how many, at least 2. Where too few candidates hold enough body, the fullest of the others fill up.
         seed: of the choice of voxels.
 
@@ -115,7 +149,7 @@ def draw_probe_set(make: MakeBatch, *, shapes: Mapping[str, Size], boxes: int, s
     for start in range(0, CANDIDATES * boxes, boxes):
         batch = make(torch.arange(start, start + boxes))
         spacing = float(batch.sources[batch.views[GROUP].source].spacing_mm.double().log().mean().exp())
-        for box, share in _boxes(batch, shapes, seed):
+        for box, share in _boxes(batch, case_of, seed):
             (full if share >= MIN_FOREGROUND else airy).append((box, share))
         if len(full) >= boxes:
             break
@@ -128,7 +162,7 @@ def air(images: Tensor, valid: Tensor) -> Tensor:
     """Which voxels are air: (N, C, D, H, W) images to (N, 1, D, H, W) bool.
 
     Air is whatever value is very common: the clipped minimum of CT, the 0 outside the head of masked MR. A voxel is air
-    where every channel that has such a value is close to it; without one, nothing is air.
+    where every channel that has such a value is close to it; without such a value nothing is air.
 
     Args:
         images: N images, compared with each other.
@@ -141,16 +175,18 @@ def air(images: Tensor, valid: Tensor) -> Tensor:
         if counted.numel() == 0:
             continue
         low, high = counted.min(), counted.max()
-        histogram = torch.histc(counted.float(), bins=AIR_BINS, min=float(low), max=float(high))
-        if histogram.max() < AIR_SHARE * counted.numel() or not high > low:
+        if not high > low:  # nothing but one value: nothing to see
+            channels.append(torch.ones_like(valid))
             continue
-        width = (high - low) / AIR_BINS
-        value = low + (histogram.argmax() + 0.5) * width
+        histogram = torch.histc(counted.float(), bins=AIR_BINS, min=float(low), max=float(high))
+        if histogram.max() < AIR_SHARE * counted.numel():
+            continue
+        value = low + (histogram.argmax() + 0.5) * (high - low) / AIR_BINS
         channels.append((values - value).abs() <= AIR_WIDTH * (high - low))
     return torch.stack(channels).all(dim=0) if channels else torch.zeros_like(valid)
 
 
-def _boxes(batch: Batch, shapes: Mapping[str, Size], seed: int) -> list[tuple[Box, float]]:
+def _boxes(batch: Batch, case_of: CaseOf, seed: int) -> list[tuple[Box, float]]:
     """Every box of a batch, with the share of its voxels that are not air."""
     view = batch.views[GROUP]
     source = batch.sources[view.source]
@@ -164,10 +200,11 @@ def _boxes(batch: Batch, shapes: Mapping[str, Size], seed: int) -> list[tuple[Bo
         points = _shared_points(usable[index, :, 0], to_source, seed=seed, key=key)
         size = torch.tensor(view.image.shape[3:], dtype=torch.float64)
         centre = transform_points(to_source[0], (size[None] - 1) / 2)[0]
-        middle = (torch.tensor(shapes[source.case_ids[index]], dtype=torch.float64) - 1) / 2
+        name, shape = case_of(key)
+        middle = (torch.tensor(shape, dtype=torch.float64) - 1) / 2
         box = Box(
             key=key,
-            case_id=source.case_ids[index],
+            case_id=name,
             images=view.image[index].float().cpu(),
             points=points,
             points_mm=transform_points(to_world @ to_source[0], points[0]),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from nnssl.blocks.collectives import rank, world_size
+from nnssl.engine.signals import SIGNALS
 from nnssl.errors import DeviceError, RecipeError
 
 TIMEOUT = timedelta(minutes=30)  # rank 0 saves and measures health while the others wait
@@ -52,6 +56,20 @@ def choose_device(asked: str | None, *, ranks: int = 1) -> torch.device:
     return torch.device(asked)
 
 
+def set_threads(threads: int | None, device: torch.device, *, deterministic: bool) -> None:
+    """Intra-op threads as the recipe says (shared by the ranks of this machine), and repeatable sums where asked for.
+
+    The CPU is repeatable in any case. On a GPU `deterministic` promises equal results on the same model of GPU with the
+    same versions of torch and CUDA, but for operations that have no such form, which torch then warns about.
+    """
+    if threads is not None:
+        torch.set_num_threads(max(1, threads // local_world_size()) if device.type == "cpu" else threads)
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def samples_per_micro_batch(batch_size: int, accumulate: int) -> int:
     """Samples of one micro-batch of one rank.
 
@@ -82,15 +100,36 @@ def process_group(device_type: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def spawn_ranks(function: Callable[..., None], arguments: tuple[Any, ...], *, ranks: int) -> None:
+def spawn_ranks(function: Callable[..., None], arguments: tuple[Any, ...], *, ranks: int) -> int:
     """Run `function(*arguments)` in `ranks` new processes that find RANK, WORLD_SIZE and LOCAL_RANK set.
 
+    SIGTERM and SIGUSR1 sent to this process are passed on to all of them; a Ctrl-C reaches them by itself.
+
+    Returns:
+        The exit code of the first rank that ended with another one than 0, else 0.
+
     Raises:
-        torch.multiprocessing.ProcessExitedException: a rank ended with another exit code than 0 (`exit_code`).
         torch.multiprocessing.ProcessRaisedException: a rank raised; the others were ended.
     """
     port = os.environ.get("MASTER_PORT") or str(_free_port())
-    spawn(_rank_main, args=(ranks, port, function, arguments), nprocs=ranks, join=True)  # type: ignore[no-untyped-call]
+    context = spawn(_rank_main, args=(ranks, port, function, arguments), nprocs=ranks, join=False)  # type: ignore[no-untyped-call]
+    before = {number: signal.signal(number, partial(_pass_on, context.pids())) for number in SIGNALS}
+    try:
+        while not context.join():
+            continue
+    except ProcessExitedException as error:
+        return 128 + signal.Signals[error.signal_name].value if error.signal_name else int(error.exit_code)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _pass_on(pids: list[int], number: int, frame: FrameType | None) -> None:
+    if number != signal.SIGINT:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
 
 def _rank_main(index: int, ranks: int, port: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

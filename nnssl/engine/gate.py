@@ -78,13 +78,28 @@ class Gate:
             self._read(self._queue.popleft())
 
     def settle(self) -> None:
-        """Read every verdict, waiting for the device: before a state is saved.
+        """Read every verdict, waiting for the device. Called on all ranks after the same step.
 
         Raises:
             TrainingDiverged: as `put`.
         """
         while self._queue:
             self._read(self._queue.popleft())
+
+    def sound(self) -> bool:
+        """Whether nothing that is still to be read will stop the run; waits for the device, reads nothing away.
+
+        For rank 0 alone, before it saves: a state is never saved that a verdict on its way would condemn, and that
+        verdict still reaches every rank after the same step.
+        """
+        drops = self._drops
+        for pending in self._queue:
+            if pending.copied is not None:
+                pending.copied.synchronize()
+            drops = 0 if pending.packed[0] else drops + 1
+            if drops > self._drops_allowed:
+                return False
+        return True
 
     def _read(self, pending: _Pending) -> None:
         if pending.copied is not None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nnssl.engine.recipe import Precision
-from nnssl.method import Batch
 
 
 class LossScale(nn.Module):
@@ -67,12 +65,3 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     if precision in ("bf16", "fp16"):
         return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
     return nullcontext()
-
-
-def widened(batch: Batch) -> Batch:
-    """The batch with float64 images, for `fp64`."""
-    views = {
-        name: replace(view, image=view.image.double(), clean=None if view.clean is None else view.clean.double())
-        for name, view in batch.views.items()
-    }
-    return replace(batch, views=views)

@@ -5,7 +5,7 @@ The order is fixed, and everything that a dropped step must not touch hangs on o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +62,7 @@ class Outcome:
         losses: "loss" and "loss/PART", means over micro-batches and ranks.
         gradient_norm: L2 norm before clipping.
         cases: this rank's cases.
-        watch: the last micro-batch's `Losses.watch`.
+        watched: what the observer made of every micro-batch's `Losses.watch`, means.
         rates: learning rate and weight decay.
     """
 
@@ -71,7 +71,7 @@ class Outcome:
     losses: dict[str, Tensor]
     gradient_norm: Tensor
     cases: tuple[str, ...]
-    watch: dict[str, Tensor] = field(default_factory=dict)
+    watched: dict[str, Tensor] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
 
 
@@ -96,21 +96,32 @@ class StepRunner:
         self.schedule = schedule
         self.model: nn.Module = distributed(method)
 
-    def __call__(self, index: int, micro_batch: Callable[[int], Batch], *, stop: bool = False) -> Outcome:
+    def __call__(
+        self,
+        index: int,
+        micro_batch: Callable[[int], Batch],
+        *,
+        stop: bool = False,
+        observe: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+    ) -> Outcome:
         """Take optimizer step `index`.
 
         Args:
             index: 0-based.
             micro_batch: this rank's part of the m-th micro-batch.
             stop: whether this process was asked to stop; told to all ranks along with the losses.
+            observe: turns `Losses.watch` into scalars for the journal.
         """
         rates = self.schedule.apply(self.optimizer, index)
         seen: list[Losses] = []
         cases: list[str] = []
+        watched: list[dict[str, Tensor]] = []
         for micro in range(self.recipe.accumulate):
             batch = micro_batch(micro)
             step = self._step(index, micro)
             seen.append(self._backward(batch, step))
+            if observe is not None:
+                watched.append(observe(seen[-1].watch))
             cases += [case for source in batch.sources.values() for case in source.case_ids]
         losses, stopping = _common(seen, stop)
         grads = optim.gradients(self.optimizer)
@@ -131,7 +142,7 @@ class StepRunner:
             losses=losses,
             gradient_norm=norm,
             cases=tuple(cases),
-            watch=dict(seen[-1].watch),
+            watched={name: torch.stack([one[name] for one in watched]).mean() for name in (watched or [{}])[0]},
             rates=rates,
         )
 
@@ -152,8 +163,6 @@ class StepRunner:
         # Dropout and the like draw from torch's global generator: seeded by place, so that resuming resumes them too.
         words = randomness.digest(step.seed, step.index, ("torch", step.micro, collectives.rank()))
         torch.manual_seed(int.from_bytes(words[:7], "little"))
-        if self.precision == "fp64":
-            batch = precision.widened(batch)
         with self._without_reduction(last=step.micro == step.micros - 1):
             with precision.autocast(self.precision, self.device):
                 losses: Losses = self.model(batch, step)

@@ -18,17 +18,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnssl.blocks.sampling import voxel_vectors
 from nnssl.engine import health_metrics as metrics
+from nnssl.engine.frozen import undisturbed
 from nnssl.engine.metrics import plain
 from nnssl.engine.probe_set import Box, ProbeSet
 from nnssl.engine.verdict import findings
@@ -125,7 +125,7 @@ class HealthProbe:
 
     def measure(self, method: Method, steps_done: int) -> HealthReport:
         """Look at the probe set through the method, compare with the untrained network, and judge."""
-        with _undisturbed(method, self._device):
+        with undisturbed(method, self._device):
             values = {name: float(value) for name, value in self._features(method).items()}
         values |= self._teacher()
         previous = _known(self._history[-1]["values"]) if self._history else {}
@@ -236,20 +236,6 @@ def _dense(boxes: Sequence[tuple[Box, Tensor]], radius_mm: float) -> dict[str, T
         "dense_pck": (error <= radius_mm).double().mean(),
         "dense_rankme": metrics.rankme(torch.cat(rows)),
     }
-
-
-@contextmanager
-def _undisturbed(method: nn.Module, device: torch.device) -> Iterator[None]:
-    """Eval mode without gradient; every module's mode and the random state are put back."""
-    modes = [(module, module.training) for module in method.modules()]
-    devices = [device] if device.type == "cuda" else []
-    try:
-        method.eval()
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _words(step: int, light: str, values: Mapping[str, float], baseline: Mapping[str, float]) -> str:

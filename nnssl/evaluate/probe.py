@@ -1,0 +1,299 @@
+"""A frozen linear probe: can one linear layer read the labels off the features of a network, voxel by voxel?
+
+The vector of a voxel is that of all maps of the pyramid side by side, each interpolated trilinearly. A linear layer and
+interpolation commute, so the layer is applied to the maps as they are and only its few outputs are interpolated: the
+same logits at a fraction of the memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnssl.blocks.sampling import sample_map
+from nnssl.engine.frozen import undisturbed
+from nnssl.engine.randomness import permutation
+from nnssl.errors import DataError
+from nnssl.evaluate.statistics import dice_per_class
+from nnssl.views.spec import Size
+
+PRIOR_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # from balanced classes to the true frequencies
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """A preprocessed case with its labels.
+
+    Attributes:
+        name: of the case.
+        image: (C, D, H, W) normalised values.
+        labels: (D, H, W) whole numbers; negative: unknown.
+    """
+
+    name: str
+    image: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """How the layer is fitted.
+
+    Attributes:
+        voxels_per_class: drawn per case and class.
+        iterations: of L-BFGS over all drawn voxels; the problem is convex, and 100 reach its bottom.
+        weight_decay: on the weights of the standardised features; keeps separable classes finite.
+        tile: largest side of what the network sees at once, in voxels.
+        seed: of the drawn voxels.
+    """
+
+    voxels_per_class: int = 1000
+    iterations: int = 100
+    weight_decay: float = 1e-4
+    tile: int = 96
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted layer on raw (not standardised) voxel vectors; logits = weight @ vector + bias.
+
+    Attributes:
+        weight: (K, d) float32.
+        bias: (K,).
+        classes: the K labels.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    classes: tuple[int, ...]
+
+    def logits(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """(K, D, H, W) logits at every voxel of an image of `size`, from its maps (C_k, d_k, h_k, w_k)."""
+        total = self.bias[:, None, None, None].expand(-1, *size).clone()
+        weights = torch.split(self.weight, [len(level) for level in maps], dim=1)
+        for level, weight in zip(maps, weights, strict=True):
+            coarse = torch.einsum("kc,cdhw->kdhw", weight, level.float())
+            total += F.interpolate(coarse[None], size=tuple(size), mode="trilinear", align_corners=False)[0]
+        return total
+
+
+def probe_dice(
+    network: nn.Module,
+    train: Sequence[LabelledCase],
+    test: Sequence[LabelledCase],
+    *,
+    classes: Sequence[int],
+    config: ProbeConfig | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, dict[int, float]]:
+    """{test case: {class: Dice}} of a probe fitted on the training cases.
+
+    Args:
+        network: a module and a `Pyramid`: (N, C, D, H, W) to maps, with `strides`; it is not changed.
+        train: labelled cases to fit on.
+        test: labelled cases to score.
+        classes: all labels, the background 0 among them; Dice is given for the others.
+        config: how to fit.
+        device: where the network is.
+
+    Raises:
+        DataError: a class has no voxel in the training cases.
+    """
+    config = config or ProbeConfig()
+    probe = fit_probe(network, train, classes=classes, config=config, device=device)
+    scores = {}
+    for case in test:
+        predicted = predict(network, probe, case.image, config=config, device=device)
+        labels = [label for label in classes if label != 0]
+        scores[case.name] = dice_per_class(predicted.numpy(), case.labels.numpy(), labels)
+    return scores
+
+
+def fit_probe(
+    network: nn.Module,
+    cases: Sequence[LabelledCase],
+    *,
+    classes: Sequence[int],
+    config: ProbeConfig | None = None,
+    device: torch.device | str = "cpu",
+) -> LinearProbe:
+    """Multinomial logistic regression on voxels balanced by class; then the prior that suits the training cases best.
+
+    Balanced classes find small organs but overrate them in whole images. So b_k + t ln(frequency of k) replaces b_k,
+    with the t of `PRIOR_STRENGTHS` that gives the highest Dice on the training cases.
+
+    Raises:
+        DataError: a class has no voxel in the training cases.
+    """
+    config = config or ProbeConfig()
+    counts = torch.tensor([sum(int((case.labels == label).sum()) for case in cases) for label in classes])
+    if len(counts) < 2 or not counts.all():
+        missing = [label for label, count in zip(classes, counts.tolist(), strict=True) if count == 0]
+        raise DataError(
+            f"A probe needs voxels of at least two classes, and of each; the training cases "
+            f"{', '.join(case.name for case in cases)} have none of {missing or 'a second class'}."
+        )
+    vectors, targets = [], []
+    for number, case in enumerate(cases):
+        points, labels = _draw(case.labels, classes, config, number)
+        vectors.append(_vectors(network, case.image, points, config, torch.device(device)))
+        targets.append(labels)
+    weight, bias = _fit(torch.cat(vectors), torch.cat(targets), len(classes), config)
+    balanced = LinearProbe(weight, bias, tuple(classes))
+    prior = (counts / counts.sum()).log()
+    return _with_best_prior(balanced, prior, network, cases, config, device)
+
+
+def predict(
+    network: nn.Module,
+    probe: LinearProbe,
+    image: Tensor,
+    *,
+    config: ProbeConfig | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """(D, H, W) int64 label of every voxel of a (C, D, H, W) image."""
+    logits = _logits(network, probe, image, config or ProbeConfig(), torch.device(device))
+    return torch.tensor(probe.classes)[logits.argmax(dim=0)]
+
+
+def _draw(labels: Tensor, classes: Sequence[int], config: ProbeConfig, number: int) -> tuple[Tensor, Tensor]:
+    """(P, 3) voxels and (P,) indices into `classes`, at most `voxels_per_class` of each; keyed by case and class."""
+    points, targets = [], []
+    for index, label in enumerate(classes):
+        found = (labels == label).nonzero()
+        order = permutation(config.seed, torch.tensor([number]), f"probe class {label}", len(found))[0]
+        points.append(found[order[: config.voxels_per_class]])
+        targets.append(torch.full((len(points[-1]),), index))
+    return torch.cat(points), torch.cat(targets)
+
+
+def _fit(vectors: Tensor, targets: Tensor, classes: int, config: ProbeConfig) -> tuple[Tensor, Tensor]:
+    """Weight (K, d) and bias (K,) for raw vectors, fitted on standardised ones; every class weighs the same."""
+    mean, std = vectors.mean(dim=0), vectors.std(dim=0)
+    scale = torch.where(std > 1e-6 * (mean.abs() + 1e-6), 1 / std, torch.zeros_like(std))  # a constant says nothing
+    standard = (vectors - mean) * scale
+    share = 1 / torch.bincount(targets, minlength=classes).float()
+    weight = torch.zeros(classes, vectors.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS((weight, bias), max_iter=config.iterations, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(standard, weight, bias), targets, weight=share)
+        loss = loss + config.weight_decay / 2 * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    folded = weight.detach() * scale
+    return folded, bias.detach() - folded @ mean
+
+
+def _with_best_prior(
+    balanced: LinearProbe,
+    prior: Tensor,
+    network: nn.Module,
+    cases: Sequence[LabelledCase],
+    config: ProbeConfig,
+    device: torch.device | str,
+) -> LinearProbe:
+    scores = np.zeros(len(PRIOR_STRENGTHS))
+    foreground = [label for label in balanced.classes if label != 0]
+    for case in cases:
+        logits = _logits(network, balanced, case.image, config, torch.device(device))
+        for index, strength in enumerate(PRIOR_STRENGTHS):
+            shifted = logits + strength * prior[:, None, None, None]
+            predicted = torch.tensor(balanced.classes)[shifted.argmax(dim=0)]
+            found = dice_per_class(predicted.numpy(), case.labels.numpy(), foreground)
+            scores[index] += np.nansum(list(found.values()))
+    best = PRIOR_STRENGTHS[int(scores.argmax())]
+    return LinearProbe(balanced.weight, balanced.bias + best * prior, balanced.classes)
+
+
+def _vectors(network: nn.Module, image: Tensor, points: Tensor, config: ProbeConfig, device: torch.device) -> Tensor:
+    """(P, d) raw voxel vectors on the CPU."""
+    vectors: Tensor | None = None
+    for maps, tile in _tiles(network, image, config, device):
+        inside = ((points >= tile.core_lower) & (points < tile.core_upper)).all(dim=1)
+        local = (points[inside] - tile.lower).to(device, torch.float32)
+        found = torch.cat([sample_map(level.float(), local, tile.size) for level in maps], dim=1).cpu()
+        if vectors is None:
+            vectors = torch.empty(len(points), found.shape[1])
+        vectors[inside] = found
+    return torch.empty(len(points), 0) if vectors is None else vectors
+
+
+def _logits(network: nn.Module, probe: LinearProbe, image: Tensor, config: ProbeConfig, device: torch.device) -> Tensor:
+    """(K, D, H, W) logits on the CPU."""
+    there = LinearProbe(probe.weight.to(device), probe.bias.to(device), probe.classes)
+    logits = torch.empty(len(probe.classes), *image.shape[1:])
+    for maps, tile in _tiles(network, image, config, device):
+        seen = there.logits(maps, tile.size).cpu()
+        target = [slice(int(a), int(b)) for a, b in zip(tile.core_lower, tile.core_upper, strict=True)]
+        source = [slice(s.start - int(a), s.stop - int(a)) for s, a in zip(target, tile.lower, strict=True)]
+        logits[:, *target] = seen[:, *source]
+    return logits
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """What the network saw, and which part of it counts. All in voxels of the image.
+
+    Attributes:
+        lower: (3,) first voxel of the tile.
+        size: D H W of the tile, padding included.
+        core_lower: (3,) first voxel that is taken from this tile.
+        core_upper: (3,) first voxel beyond.
+    """
+
+    lower: Tensor
+    size: Size
+    core_lower: Tensor
+    core_upper: Tensor
+
+
+def _tiles(
+    network: nn.Module, image: Tensor, config: ProbeConfig, device: torch.device
+) -> Iterator[tuple[list[Tensor], _Tile]]:
+    """The maps of every tile; cores partition the image, so that every voxel is read where it lies most inside."""
+    pyramid: Any = network
+    stride = [max(level[axis] for level in pyramid.strides) for axis in range(3)]
+    plans = [_axis(side, step, config.tile) for side, step in zip(image.shape[1:], stride, strict=True)]
+    weights = next((weight for weight in network.parameters()), torch.empty(0))
+    for starts in itertools.product(*(plan[1] for plan in plans)):
+        lower, first, last = (torch.tensor(column) for column in zip(*starts, strict=True))
+        size: Size = (plans[0][0], plans[1][0], plans[2][0])
+        part = image[:, *(slice(a, a + n) for a, n in zip(lower.tolist(), size, strict=True))]
+        missing = [n - side for n, side in zip(size, part.shape[1:], strict=True)]
+        padding = [amount for side in reversed(missing) for amount in (0, side)]
+        part = F.pad(part[None].float(), padding, mode="replicate").to(device, weights.dtype)
+        with undisturbed(network, device):
+            maps = [level[0] for level in pyramid(part)]
+        yield maps, _Tile(lower, size, first, last)
+
+
+def _axis(side: int, stride: int, largest: int) -> tuple[int, list[tuple[int, int, int]]]:
+    """Tile size of one axis, and (start, first voxel, end) of every tile's core.
+
+    At least two cells at the deepest stage, because instance norm needs more than one value; tiles overlap by a quarter
+    and the border between two cores lies in the middle of their overlap.
+    """
+    fitting = max(math.ceil(side / stride), 2) * stride
+    size = min(fitting, max(largest // stride, 2) * stride)
+    if size >= side:
+        return size, [(0, 0, side)]
+    count = math.ceil((side - size) / (0.75 * size)) + 1
+    starts = [round(index * (side - size) / (count - 1)) for index in range(count)]
+    borders = [0, *((left + size + right) // 2 for left, right in itertools.pairwise(starts)), side]
+    return size, [(start, borders[i], borders[i + 1]) for i, start in enumerate(starts)]

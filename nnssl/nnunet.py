@@ -6,10 +6,17 @@ module level, and `nnssl.paths` must have set the folders before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnssl.errors import PlanError, UsageError
+
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from torch import nn
 
 
@@ -46,3 +53,113 @@ def blosc2_layout(
 
     blocks, chunks = comp_blosc2_params(tuple(shape), tuple(patch_size), bytes_per_voxel)
     return tuple(blocks), tuple(chunks)
+
+
+def read_images(reader: str, files: Sequence[Path]) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    """(C, D, H, W) and properties, by nnU-Net's reader class of this name."""
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+
+    data, properties = recursive_find_reader_writer_by_name(reader)().read_images([str(file) for file in files])
+    return data, properties
+
+
+@lru_cache
+def normaliser(scheme: str) -> type[Any]:
+    """nnU-Net's normalisation class of this name ("CTNormalization").
+
+    Raises:
+        PlanError: nnU-Net has no such class.
+    """
+    found = _class_in("preprocessing/normalization", scheme)
+    if found is None:
+        raise PlanError(
+            f"The plan names the normalisation {scheme!r}, which nnU-Net does not have. Correct the plans file."
+        )
+    return found
+
+
+def normalisation_for(channel_name: str) -> str:
+    """The class name that nnU-Net chooses for a channel of this name ("CT" -> "CTNormalization")."""
+    from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
+
+    return str(get_normalization_scheme(channel_name).__name__)
+
+
+def resampling_function(name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+    """nnU-Net's resampling function of this name with its options: f(data, new_shape, spacing, new_spacing)."""
+    from functools import partial
+
+    from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
+
+    return partial(recursive_find_resampling_fn_by_name(name), **options)
+
+
+def reader_for(description: Mapping[str, Any]) -> str:
+    """Name of the reader class that nnU-Net would use for a data set with this dataset.json.
+
+    Raises:
+        PlanError: nnU-Net reads no files of this ending.
+    """
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    try:
+        return str(determine_reader_writer_from_dataset_json(dict(description), verbose=False).__name__)
+    except RuntimeError as error:
+        raise PlanError(
+            f"nnU-Net reads no files that end in {description['file_ending']!r} (file_ending of dataset.json). Convert "
+            f"the scans to .nii.gz."
+        ) from error
+
+
+def make_plans(
+    planner: str,
+    dataset: str,
+    description: Mapping[str, Any],
+    *,
+    plans_name: str,
+    reader: str,
+    spacing_mm: Sequence[float] | None,
+) -> dict[str, Any]:
+    """The plans that nnU-Net's planner class makes from the fingerprint in the preprocessed folder; writes nothing.
+
+    Args:
+        planner: class name ("ExperimentPlanner", "nnUNetPlannerResEncM").
+        dataset: "Dataset745_Thorax".
+        description: dataset.json with `labels` and `numTraining`.
+        plans_name: goes into the plans and their data identifiers.
+        reader: class name of the image reader.
+        spacing_mm: in place of the median spacing, in the order of the files' axes; None: the planner's choice.
+
+    Raises:
+        UsageError: no planner of this name.
+    """
+    planner_class = _class_in("experiment_planning/experiment_planners", planner)
+    if planner_class is None:
+        raise UsageError(
+            f"nnU-Net has no planner {planner!r}. Known are ExperimentPlanner, nnUNetPlannerResEncM, "
+            f"nnUNetPlannerResEncL and nnUNetPlannerResEncXL."
+        )
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+    from nnunetv2.utilities.json_export import recursive_fix_for_json_export
+
+    wanted = None if spacing_mm is None else [float(side) for side in spacing_mm]
+    # planners print several screens about their search
+    with contextlib.redirect_stdout(io.StringIO()):
+        made = planner_class(dataset, plans_name=plans_name, overwrite_target_spacing=wanted)
+        made.dataset_json = dict(description)
+        # the planner would open the first image with every reader until one works; that image may be a bad one
+        made.determine_reader_writer = lambda: recursive_find_reader_writer_by_name(reader)
+        made.save_plans = lambda plans: None
+        plans: dict[str, Any] = made.plan_experiment()
+        recursive_fix_for_json_export(plans)
+    return plans
+
+
+def _class_in(folder: str, name: str) -> type[Any] | None:
+    """A class of nnU-Net's by name, searched as nnU-Net searches."""
+    import nnunetv2
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    module = "nnunetv2." + folder.replace("/", ".")
+    found: type[Any] | None = recursive_find_python_class(str(Path(nnunetv2.__path__[0]) / folder), name, module)
+    return found

@@ -46,15 +46,12 @@ def index_file(part: tuple[int, int] | None = None) -> str:
 
 def write_index(folder: Path, index: Index, *, part: tuple[int, int] | None = None) -> None:
     """Write the index of `folder`, whole or not at all."""
-    content = {
-        "format": _FORMAT,
-        "dataset": index.dataset,
-        "made_from": index.made_from,
-        "entries": {name: _to_json(index.entries[name]) for name in sorted(index.entries)},
-        "quarantined": dict(sorted(index.quarantined.items())),
-    }
+    head = {"format": _FORMAT, "dataset": index.dataset, "made_from": index.made_from}
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+    lines.append(f' "quarantined": {_one_a_line(index.quarantined)}')
+    lines.append(f' "entries": {_one_a_line({name: _to_json(entry) for name, entry in index.entries.items()})}')
     with whole_file(folder / index_file(part)) as temporary:
-        temporary.write_text(json.dumps(content, indent=1))
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def read_index(folder: Path) -> Index:
@@ -122,6 +119,12 @@ def _read_file(file: Path) -> Index:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"The index {file} cannot be read ({error!r}). Delete it and preprocess again.") from error
+
+
+def _one_a_line(items: Mapping[str, Any]) -> str:
+    """JSON with one case a line, so that `grep CASE` shows all about it."""
+    lines = [f"  {json.dumps(name)}: {json.dumps(items[name])}" for name in sorted(items)]
+    return "{\n" + ",\n".join(lines) + "\n }" if lines else "{}"
 
 
 def _to_json(entry: CaseEntry) -> dict[str, Any]:

@@ -1,0 +1,230 @@
+"""nnssl_plan_and_preprocess: fingerprint, plan and preprocess data sets without labels."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nnssl.cli import _common
+from nnssl.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from nnssl.paths import Folders
+    from nnssl.planning.cases import RawDataset
+    from nnssl.planning.planner import Plans
+    from nnssl.planning.requirements import Required
+
+PROG = "nnssl_plan_and_preprocess"
+DEFAULT_PLANS_NAME = "nnsslPlans"
+_EXAMPLES = (
+    f"{PROG} -d 745                                    plan and preprocess 3d_fullres",
+    f"{PROG} -d 745 746 -pl nnUNetPlannerResEncM -np 8",
+    f"{PROG} -d 745 -target 4                          with the plans of data set 4, so that weights fit it",
+    f"{PROG} -d 745 --for Vox2VecTrainer               and what this trainer needs besides",
+    f"{PROG} -d 745 --no_pp                            plan only, then 8 array jobs:",
+    f"{PROG} -d 745 --only_pp --part $I/8              I from 1 to 8",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+
+    def body() -> int:
+        _check(arguments)
+        _common.apply_workspace(arguments)
+        return _run(arguments)
+
+    return _common.run(body, prog=PROG)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _common.parser(
+        PROG,
+        "Make the fingerprint, nnU-Net plans and preprocessed cases of data sets in nnUNet_raw, without labels. A run "
+        "that was stopped goes on where it was; cases that are done are not done again.",
+        examples=_EXAMPLES,
+    )
+    add = parser.add_argument
+    add("-d", nargs="+", required=True, metavar="ID", help="data sets, by id (745) or name (Dataset745_Thorax)")
+    add("-c", nargs="+", default=["3d_fullres"], metavar="CONFIG", help="3d_fullres (default), 3d_lowres")
+    planning = parser.add_argument_group("planning")
+    add = planning.add_argument
+    add(
+        "-pl", default="ExperimentPlanner", metavar="PLANNER", help="nnU-Net's planner class, e.g. nnUNetPlannerResEncM"
+    )
+    add("-overwrite_target_spacing", nargs=3, type=float, metavar=("Z", "Y", "X"), help="mm, instead of the median")
+    add("-overwrite_plans_name", metavar="NAME", help="name of the plans file (default nnsslPlans)")
+    add("-target", metavar="ID", help="take the plans of this data set, which will be fine-tuned, instead of planning")
+    add("-target_plans", default="nnUNetPlans", metavar="NAME", help="which of its plans (default nnUNetPlans)")
+    add("--no_pp", action="store_true", help="plan only")
+    preprocessing = parser.add_argument_group("preprocessing")
+    add = preprocessing.add_argument
+    add("--only_pp", action="store_true", help="preprocess only, with the plans of -p as they are")
+    add("-p", metavar="NAME", help="plans for --only_pp (default nnsslPlans)")
+    add(
+        "--for", nargs="+", dest="trainers", default=[], metavar="TRAINER", help="make what these trainers need besides"
+    )
+    add("--preset", metavar="NAME", help="the recipe of --for that will be used")
+    add("-np", type=int, default=2, metavar="N", help="cases worked on at a time (default 2)")
+    add("--skip_bad", action="store_true", help="leave out cases that cannot be used and end with success")
+    add("--part", metavar="I/N", help="every N-th case from the I-th on, for array jobs; needs the plans file")
+    add("--clean", action="store_true", help="delete what was planned and preprocessed under this name, begin anew")
+    return parser
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse combinations that cannot be meant, before anything slow is imported."""
+    if "2d" in arguments.c:
+        raise UsageError("nnssl pretrains 3D networks; 2d cannot be chosen. Use -c 3d_fullres or -c 3d_lowres.")
+    if arguments.np < 1:
+        raise UsageError(f"-np must be at least 1; it is {arguments.np}.")
+    if arguments.no_pp and (arguments.only_pp or arguments.part):
+        raise UsageError("--no_pp plans only; it cannot go with --only_pp or --part.")
+    if arguments.p and not arguments.only_pp and not arguments.part:
+        raise UsageError("-p names the plans of --only_pp. When planning, the name is given by -overwrite_plans_name.")
+    if arguments.target and (arguments.overwrite_target_spacing or arguments.pl != "ExperimentPlanner"):
+        raise UsageError(
+            "-target takes the plans of another data set; -pl and -overwrite_target_spacing would change them."
+        )
+    if arguments.overwrite_target_spacing and min(arguments.overwrite_target_spacing) <= 0:
+        raise UsageError("-overwrite_target_spacing takes three sizes in mm, all greater than 0.")
+    if arguments.preset and not arguments.trainers:
+        raise UsageError("--preset chooses the recipe of a trainer; name the trainer with --for.")
+    if arguments.part:
+        if arguments.clean:
+            raise UsageError(
+                "--clean would delete what the other parts made. Run --clean --no_pp once, then the parts."
+            )
+        _part(arguments.part)
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match.group(1)) <= int(match.group(2)):
+        raise UsageError(f"--part takes I/N with I from 1 to N, for example 2/8; found {text!r}.")
+    return int(match.group(1)), int(match.group(2))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """All data sets; bad cases are reported at the end, when everything else is done."""
+    from nnssl import paths
+    from nnssl.planning.requirements import of_trainers
+    from nnssl.planning.run import listing
+
+    where = paths.folders()
+    names = [paths.dataset(each, where=where) for each in arguments.d]
+    required = of_trainers(arguments.trainers, arguments.preset)
+    bad: dict[str, str] = {}
+    for name in names:
+        for case, reason in _one_dataset(arguments, name, where, required).items():
+            bad[f"{name}/{case}"] = reason
+    if not bad:
+        return 0
+    count = f"{len(bad)} case{'s' if len(bad) > 1 else ''} cannot be used"
+    if arguments.skip_bad:
+        print(f"{count} and were left out (--skip_bad):\n{listing(bad)}", file=sys.stderr)
+        return 0
+    raise DataError(
+        f"{count}; all others are done.\n{listing(bad)}\nMend or remove them and run the command again, or go on "
+        f"without them: --skip_bad."
+    )
+
+
+def _one_dataset(arguments: argparse.Namespace, name: str, where: Folders, required: Required) -> dict[str, str]:
+    """Plan and preprocess one data set; returns {case: why it was left out}."""
+    from nnssl.planning.cases import read_raw_dataset
+    from nnssl.planning.folder import preprocess_folder
+    from nnssl.planning.grid import case_plan
+
+    dataset = read_raw_dataset(name, where)
+    bad = dict(dataset.malformed)
+    if arguments.only_pp or arguments.part:
+        plans, more = _existing_plans(arguments, dataset, where)
+    else:
+        plans, more = _new_plans(arguments, dataset, where)
+    bad.update(more)
+    if arguments.no_pp:
+        _say(f"Preprocess with: {PROG} -d {arguments.d[0]} --only_pp -p {plans['plans_name']}")
+        return bad
+    part = _part(arguments.part) if arguments.part else None
+    for configuration in _configurations(arguments.c, plans):
+        plan = case_plan(plans, configuration)
+        folder = where.preprocessed / name / plan.data_identifier
+        outcome = preprocess_folder(dataset, plan, folder, required, workers=arguments.np, part=part)
+        bad.update(outcome.quarantined)
+        _say(
+            f"{name} {configuration}: {len(outcome.made)} cases preprocessed, {len(outcome.kept)} were done before, "
+            f"{len(outcome.quarantined)} left out, in {folder}"
+        )
+    return bad
+
+
+def _new_plans(arguments: argparse.Namespace, dataset: RawDataset, where: Folders) -> tuple[Plans, dict[str, str]]:
+    """Make the fingerprint and the plans; returns the plans and {case: why it was left out}."""
+    from nnssl import nnunet
+    from nnssl.planning.folder import checked_index, clean_folder
+    from nnssl.planning.grid import case_plan
+    from nnssl.planning.planner import load_plans, plans_path, save_plans
+    from nnssl.planning.run import PlanRequest, make_plan, write_fingerprint
+
+    request = PlanRequest(
+        planner=arguments.pl,
+        plans_name=arguments.overwrite_plans_name or DEFAULT_PLANS_NAME,
+        spacing_mm=arguments.overwrite_target_spacing,
+        target=arguments.target,
+        target_plans=arguments.target_plans,
+    )
+    reader = nnunet.reader_for(dataset.description)
+    bad = write_fingerprint(dataset, reader, where, workers=arguments.np, anew=arguments.clean, say=_say)
+    plans = make_plan(dataset, request, where, say=_say)
+    for configuration in _configurations(arguments.c, plans):
+        plan = case_plan(plans, configuration)
+        folder = where.preprocessed / dataset.name / plan.data_identifier
+        if arguments.clean:
+            clean_folder(folder)
+        # before the plans file is written: data and plans must never disagree
+        checked_index(folder, plan)
+    path = plans_path(where.preprocessed, dataset.name, request.plans_name)
+    save_plans(path, plans, replace=arguments.clean)
+    for configuration in _configurations(arguments.c, plans):
+        chosen = plans["configurations"][configuration]
+        _say(f"{dataset.name} {configuration}: patch {chosen['patch_size']}, spacing {chosen['spacing']} mm; {path}")
+    return load_plans(path), bad
+
+
+def _existing_plans(arguments: argparse.Namespace, dataset: RawDataset, where: Folders) -> tuple[Plans, dict[str, str]]:
+    """The plans file as it is, edited by hand or not; a fingerprint is made only where there is none."""
+    from nnssl.planning.folder import clean_folder
+    from nnssl.planning.grid import case_plan
+    from nnssl.planning.planner import load_plans, plans_path
+    from nnssl.planning.run import FINGERPRINT_FILE, write_fingerprint
+
+    plans = load_plans(plans_path(where.preprocessed, dataset.name, arguments.p or DEFAULT_PLANS_NAME))
+    bad: dict[str, str] = {}
+    if not (where.preprocessed / dataset.name / FINGERPRINT_FILE).is_file() and not arguments.part:
+        reader = plans["image_reader_writer"]
+        bad = write_fingerprint(dataset, reader, where, workers=arguments.np, anew=False, say=_say)
+    if arguments.clean:
+        for configuration in _configurations(arguments.c, plans):
+            clean_folder(where.preprocessed / dataset.name / case_plan(plans, configuration).data_identifier)
+    return plans, bad
+
+
+def _configurations(wanted: Sequence[str], plans: Plans) -> list[str]:
+    """Those of `wanted` that the plans have; as in nnU-Net, a missing one is skipped while another is left."""
+    from nnssl.planning.planner import resolved
+
+    present = [name for name in wanted if name in plans["configurations"]]
+    if not present:
+        resolved(plans, wanted[0])  # raises with the list of what there is
+    for name in sorted({*wanted} - {*present}):
+        _say(f"Skipping {name}: the plans {plans['plans_name']} of {plans['dataset_name']} do not have it.")
+    return present
+
+
+def _say(sentence: str) -> None:
+    print(sentence, flush=True)

@@ -1,0 +1,215 @@
+"""NIfTI files, read through and checked: what SimpleITK lets pass in silence is an error here.
+
+SimpleITK reads a truncated .nii.gz without an error and fills the rest with 0, turns NaN into 0 and does not look at
+the gzip checksum. So the bytes are decompressed here, once, checked and hashed on the way, and turned into voxels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnssl.errors import DataError
+
+_GZIP = b"\x1f\x8b"
+_BLOCK = 1 << 20
+_HEADER_BYTES = 540  # of NIfTI-2, the longer one
+_SHEAR = 1e-3  # cosine between axes that rounding of float32 headers cannot explain
+
+
+@dataclass(frozen=True, kw_only=True)
+class NiftiImage:
+    """One channel as stored.
+
+    Attributes:
+        voxels: (D, H, W) float32, slope and intercept applied; D is NIfTI's third axis.
+        affine: 4x4 from NIfTI index (i, j, k) to mm in RAS.
+        zooms_mm: voxel size of i, j, k.
+        version: 1 or 2.
+        sha256: of the decompressed file.
+    """
+
+    voxels: npt.NDArray[np.float32]
+    affine: npt.NDArray[np.float64]
+    zooms_mm: tuple[float, float, float]
+    version: int
+    sha256: bytes
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether the name says NIfTI."""
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def read_nifti(path: Path) -> NiftiImage:
+    """Read and check one file.
+
+    Raises:
+        DataError: truncated, damaged, not NIfTI, not one 3D scalar volume, or without a usable orientation.
+    """
+    digest = hashlib.sha256()
+    blocks = _content(path, digest)
+    start = b""
+    for block in blocks:
+        start += block
+        if len(start) >= _HEADER_BYTES:
+            break
+    header = _header(path, start)
+    shape = _volume_shape(path, header)
+    affine = _checked_affine(path, header)
+    stored = _voxel_bytes(path, header, shape, start, blocks)
+    zooms = header.get_zooms()
+    return NiftiImage(
+        voxels=_scaled(stored, header),
+        affine=affine,
+        zooms_mm=(float(zooms[0]), float(zooms[1]), float(zooms[2])),
+        version=1 if header["sizeof_hdr"] == 348 else 2,
+        sha256=digest.digest(),
+    )
+
+
+def _content(path: Path, digest: Any) -> Iterator[bytes]:
+    """The file's bytes after decompression, block by block; the gzip checksum is checked at the end."""
+    with path.open("rb") as file:
+        block = file.read(_BLOCK)
+        if not block.startswith(_GZIP):
+            while block:
+                digest.update(block)
+                yield block
+                block = file.read(_BLOCK)
+            return
+        member = zlib.decompressobj(wbits=31)
+        while block:
+            try:
+                content = member.decompress(block)
+            except zlib.error as error:
+                raise DataError(
+                    f"{path} is damaged: its compressed data fail the check ({error}). Copy it again."
+                ) from error
+            digest.update(content)
+            yield content
+            block = member.unused_data if member.eof else b""
+            if block.startswith(_GZIP):  # a file may consist of several gzip members
+                member = zlib.decompressobj(wbits=31)
+            else:
+                block = b"" if member.eof else file.read(_BLOCK)
+        if not member.eof:
+            raise DataError(f"{path} is truncated: its compressed data end early. Copy it again.")
+
+
+def _header(path: Path, start: bytes) -> Any:
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    size = {int.from_bytes(start[:4], order) for order in ("little", "big")}
+    kinds = {348: Nifti1Header, 540: Nifti2Header}
+    kind = next((kinds[number] for number in kinds if number in size), None)
+    if kind is None or len(start) < kind.template_dtype.itemsize:
+        raise DataError(f"{path} is not a NIfTI file: it does not begin with a NIfTI header. Is the name right?")
+    try:
+        return kind(start[: kind.template_dtype.itemsize], check=False)  # type: ignore[no-untyped-call]
+    except (HeaderDataError, WrapStructError, ValueError) as error:
+        raise DataError(f"The header of {path} is damaged ({error}). Copy or convert the file again.") from error
+
+
+def _volume_shape(path: Path, header: Any) -> tuple[int, int, int]:
+    """i, j, k of a file that holds one scalar 3D volume."""
+    code = int(header["datatype"])
+    kind = {32: "complex", 1792: "complex", 2048: "complex", 128: "an RGB", 2304: "an RGBA"}.get(code)
+    if kind is not None:
+        article = "a complex" if kind == "complex" else kind
+        raise DataError(
+            f"{path} is {article} image; one number per voxel is needed. Convert it to a scalar image first."
+        )
+    try:
+        sides = [int(side) for side in header.get_data_shape()]
+        header.get_data_dtype()
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"The header of {path} is damaged ({error}). Copy or convert the file again.") from error
+    text = "x".join(map(str, sides))
+    if len(sides) > 3 and max(sides[3:]) > 1:
+        raise DataError(
+            f"{path} has {len(sides)} dimensions ({text}); a file must hold one 3D volume. Split it: time points into "
+            f"cases, channels into files CASE_0000, CASE_0001, ..."
+        )
+    sides = sides[:3]
+    if len(sides) < 3 or min(sides) < 2:
+        raise DataError(
+            f"{path} is a single slice ({text} voxels); 3D volumes are needed. Remove it from the data set."
+        )
+    return sides[0], sides[1], sides[2]
+
+
+def _checked_affine(path: Path, header: Any) -> npt.NDArray[np.float64]:
+    if int(header["qform_code"]) <= 0 and int(header["sform_code"]) <= 0:
+        raise DataError(
+            f"{path} does not say how it lies in space (qform and sform codes are 0). Convert it again from its "
+            f"source, or set the codes if you know the orientation."
+        )
+    affine = np.asarray(header.get_best_affine(), np.float64)
+    axes = affine[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(affine).all() or min(*lengths, *np.abs(header.get_zooms()[:3])) <= 0:
+        raise DataError(
+            f"{path} has an orientation matrix with a voxel size of 0 or NaN. Convert it again from its source."
+        )
+    cosines = np.abs(axes.T @ axes / np.outer(lengths, lengths) - np.eye(3))
+    if cosines.max() > _SHEAR:
+        degrees = np.degrees(np.arcsin(min(1.0, float(cosines.max()))))
+        raise DataError(
+            f"{path} has a sheared orientation matrix (axes up to {degrees:.1f} degrees from a right angle, as with CT "
+            f"gantry tilt). Resample it to a rectangular grid first."
+        )
+    return affine
+
+
+def _voxel_bytes(
+    path: Path, header: Any, shape: tuple[int, int, int], start: bytes, blocks: Iterator[bytes]
+) -> npt.NDArray[Any]:
+    """(D, H, W) in the stored dtype; reads `blocks` to their end, so that the checksum is checked."""
+    dtype = header.get_data_dtype()
+    offset = max(int(header["vox_offset"]), header.template_dtype.itemsize)
+    size = shape[0] * shape[1] * shape[2] * dtype.itemsize
+    try:
+        buffer = np.empty(size, np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise DataError(f"The header of {path} claims {size} bytes of voxels, more than memory holds.") from error
+    filled, position = 0, 0
+
+    def take(block: bytes) -> None:
+        nonlocal filled, position
+        fresh = memoryview(block)[max(0, offset - position) :][: size - filled]
+        buffer[filled : filled + len(fresh)] = np.frombuffer(fresh, np.uint8)
+        filled += len(fresh)
+        position += len(block)
+
+    take(start)
+    for block in blocks:
+        take(block)
+    if filled < size:
+        raise DataError(
+            f"{path} is truncated: its header needs {size} bytes of voxels, it has {filled}. Copy it again."
+        )
+    voxels: npt.NDArray[Any] = buffer.view(dtype).reshape(shape[::-1])
+    return voxels
+
+
+def _scaled(stored: npt.NDArray[Any], header: Any) -> npt.NDArray[np.float32]:
+    slope, intercept = header.get_slope_inter()
+    # no warning for float64 values that float32 cannot hold: they become inf, which the caller refuses
+    with np.errstate(over="ignore"):
+        if slope is None or (slope == 1 and not intercept):
+            return stored.astype(np.float32)
+        voxels = np.empty(stored.shape, np.float32)
+        for plane, raw in zip(voxels, stored, strict=True):
+            plane[...] = raw * np.float64(slope) + np.float64(intercept or 0)
+        return voxels

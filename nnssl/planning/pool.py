@@ -1,0 +1,72 @@
+"""One function over many cases, in threads.
+
+Threads and not processes: decompression, hashing, matrix products and compression all run outside Python's lock, while
+every process would first import nnU-Net for seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from nnssl.errors import DataError
+from nnssl.planning.cases import RawFiles
+
+T = TypeVar("T")
+
+
+def for_each_case(
+    function: Callable[[RawFiles], T], cases: Sequence[RawFiles], *, workers: int, title: str
+) -> Iterator[tuple[RawFiles, T | str]]:
+    """(case, result) as they are done, with a progress bar; for a case that cannot be used, the reason as text.
+
+    Anything but an unusable case ends the work: cases not begun are cancelled and the error is raised.
+
+    Args:
+        function: called in a thread with one case.
+        cases: in the order in which they are begun.
+        workers: number of threads.
+        title: of the progress bar.
+    """
+    from threadpoolctl import threadpool_limits
+    from tqdm import tqdm
+
+    # one core a worker: products that spread over all cores would get in each other's way
+    with (
+        threadpool_limits(1),
+        tqdm(total=len(cases), desc=title, unit="case", dynamic_ncols=True) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        running: dict[Future[T], RawFiles] = {}
+        waiting = iter(cases)
+        try:
+            while True:
+                # only as many as can run: a case that waits in the queue holds nothing, one that is done holds arrays
+                while len(running) < workers and (case := next(waiting, None)) is not None:
+                    running[pool.submit(function, case)] = case
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    bar.update()
+                    case = running.pop(future)
+                    result: T | str = _result(future, case, workers)
+                    yield case, result
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(future: Future[T], case: RawFiles, workers: int) -> T | str:
+    try:
+        return future.result()
+    except DataError as error:
+        return str(error)
+    except MemoryError:
+        return (
+            f"{case.files[0]} needs more memory than there is with {workers} worker{'s' if workers > 1 else ''}. Try "
+            f"-np 1, or a coarser spacing (-overwrite_target_spacing)."
+        )
+    except Exception as error:
+        error.add_note(f"while working on case {case.case_id} ({case.files[0]})")
+        raise

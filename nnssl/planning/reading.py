@@ -1,0 +1,196 @@
+"""One case as nnU-Net's reader would give it, after checks that name the file and the reason."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnssl.errors import DataError
+from nnssl.planning.nifti import NiftiImage, is_nifti, read_nifti
+
+Affine = npt.NDArray[np.float64]
+_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_REVERSE = np.eye(4)[[2, 1, 0, 3]]  # index (z, y, x) <-> (x, y, z)
+_GEOMETRY_TOLERANCE = 0.1  # channels may disagree by this share of the smallest voxel side, in any corner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """One case as read.
+
+    Attributes:
+        data: (C, D, H, W) float32; D is the files' last axis, as in nnU-Net.
+        spacing_mm: voxel size D H W.
+        to_world: 4x4 from voxel index (d, h, w, 1) to mm in LPS.
+        source_hash: sha256 over the files' contents.
+    """
+
+    data: npt.NDArray[np.float32]
+    spacing_mm: tuple[float, float, float]
+    to_world: Affine
+    source_hash: str
+
+
+@dataclass(frozen=True)
+class _Channel:
+    voxels: npt.NDArray[np.float32]
+    spacing_mm: tuple[float, float, float]
+    to_world: Affine
+    sha256: bytes
+
+
+def read_image(files: Sequence[Path], reader: str) -> Image:
+    """Read and check the channels of one case.
+
+    Args:
+        files: one per channel, in order.
+        reader: nnU-Net's reader class as the plans file names it ("SimpleITKIO").
+
+    Raises:
+        DataError: a file cannot be read or used; the message names it.
+    """
+    channels = [_read_channel(file, reader) for file in files]
+    for file, channel in zip(files, channels, strict=True):
+        _check_values(file, channel.voxels)
+        _check_same_geometry(files[0], channels[0], file, channel)
+    first = channels[0]
+    digest = hashlib.sha256(b"".join(channel.sha256 for channel in channels)).hexdigest()
+    data = first.voxels[None] if len(channels) == 1 else np.stack([channel.voxels for channel in channels])
+    return Image(data=data, spacing_mm=first.spacing_mm, to_world=first.to_world, source_hash=digest)
+
+
+def source_stamp(files: Sequence[Path]) -> str:
+    """Names, sizes and modification times: cheap evidence that nothing changed since the last run."""
+    stats = [(file.name, file.stat()) for file in files]
+    return ";".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
+
+
+def _read_channel(file: Path, reader: str) -> _Channel:
+    if not file.is_file():
+        raise DataError(f"{file} is missing.")
+    if not is_nifti(file):
+        sha256 = hashlib.sha256(file.read_bytes()).digest()
+        return _by_itk(file, sha256) if reader == "SimpleITKIO" else _by_nnunet(file, reader, sha256)
+    image = read_nifti(file)
+    if reader == "SimpleITKIO":
+        return _Channel(image.voxels, *_itk_geometry(file, image), image.sha256)
+    if reader == "NibabelIO":
+        i, j, k = image.zooms_mm
+        return _Channel(image.voxels, (k, j, i), _LPS_FROM_RAS @ image.affine @ _REVERSE, image.sha256)
+    return _by_nnunet(file, reader, image.sha256)
+
+
+def _itk_geometry(file: Path, image: NiftiImage) -> tuple[tuple[float, float, float], Affine]:
+    """Spacing and affine by ITK's own rules for choosing between qform and sform, so that they are nnU-Net's."""
+    import SimpleITK
+
+    if image.version == 2:
+        raise DataError(f"{file} is NIfTI-2, which SimpleITK, nnU-Net's reader, cannot read. Convert it to NIfTI-1.")
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise DataError(f"SimpleITK cannot read the header of {file} ({_last_line(error)}).") from error
+    return _from_itk(reader.GetSpacing()[:3], reader.GetOrigin()[:3], reader.GetDirection())
+
+
+def _from_itk(
+    spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]
+) -> tuple[tuple[float, float, float], Affine]:
+    rank = round(len(direction) ** 0.5)
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(direction, (rank, rank))[:3, :3] * np.asarray(spacing)
+    affine[:3, 3] = origin
+    x, y, z = (abs(float(side)) for side in spacing)
+    return (z, y, x), affine @ _REVERSE
+
+
+def _by_itk(file: Path, sha256: bytes) -> _Channel:
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+        sides = reader.GetSize()
+        text = "x".join(map(str, sides))
+        components = reader.GetNumberOfComponents()
+        if components != 1:
+            raise DataError(f"{file} has {components} numbers per voxel (RGB, complex or vector); one is needed.")
+        if len(sides) != 3:
+            raise DataError(f"{file} has {len(sides)} dimensions ({text}); a file must hold one 3D volume. Split it.")
+        if min(sides) < 2:
+            raise DataError(f"{file} is a single slice ({text} voxels); 3D volumes are needed.")
+        voxels = SimpleITK.GetArrayFromImage(reader.Execute()).astype(np.float32)
+    except RuntimeError as error:
+        raise DataError(f"SimpleITK cannot read {file} ({_last_line(error)}). Copy or convert it again.") from error
+    spacing, to_world = _from_itk(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    return _Channel(voxels, spacing, to_world, sha256)
+
+
+def _by_nnunet(file: Path, reader: str, sha256: bytes) -> _Channel:
+    """Through nnU-Net's reader class, for the formats and reorientations that we do not read ourselves."""
+    from nnssl.nnunet import read_images
+
+    try:
+        data, properties = read_images(reader, [file])
+    except Exception as error:  # readers raise whatever their library raises; all of it means an unreadable file
+        raise DataError(f"nnU-Net's reader {reader} cannot read {file} ({_last_line(error)}).") from error
+    if data.ndim != 4 or data.shape[0] != 1 or min(data.shape) < 1 or min(data.shape[1:]) < 2:
+        raise DataError(f"{file} must hold one 3D volume; {reader} gave shape {tuple(data.shape)}.")
+    d, h, w = (float(side) for side in properties["spacing"])
+    return _Channel(np.ascontiguousarray(data[0], np.float32), (d, h, w), _affine_of(properties), sha256)
+
+
+def _affine_of(properties: dict[str, Any]) -> Affine:
+    if "sitk_stuff" in properties:
+        geometry = properties["sitk_stuff"]
+        return _from_itk(geometry["spacing"], geometry["origin"], geometry["direction"])[1]
+    if "nibabel_stuff" in properties:
+        geometry = properties["nibabel_stuff"]
+        ras = geometry.get("reoriented_affine", geometry["original_affine"])
+        return _LPS_FROM_RAS @ np.asarray(ras, np.float64) @ _REVERSE
+    return np.diag([*(float(side) for side in properties["spacing"]), 1.0])
+
+
+def _check_values(file: Path, voxels: npt.NDArray[np.float32]) -> None:
+    low, high = float(voxels.min()), float(voxels.max())  # both are NaN if any voxel is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = int((~np.isfinite(voxels)).sum())
+        raise DataError(
+            f"{file} has {bad} voxels that are NaN or infinite (of {voxels.size}). Replace them with the value of air."
+        )
+    if low == high:
+        raise DataError(f"{file} is constant: every voxel is {low:g}. Remove it, there is nothing to learn from it.")
+
+
+def _check_same_geometry(first_file: Path, first: _Channel, file: Path, other: _Channel) -> None:
+    if first.voxels.shape != other.voxels.shape:
+        raise DataError(
+            f"The channels of a case must have one size: {first_file} has {_sides(first)} voxels (D x H x W), "
+            f"{file} has {_sides(other)}. Resample one onto the other."
+        )
+    ends = np.array([0, 1])[:, None] * (np.array(first.voxels.shape) - 1)
+    corners = np.stack(np.meshgrid(*ends.T, [1.0], indexing="ij"), -1).reshape(-1, 4)
+    apart_mm = float(np.linalg.norm(corners @ (first.to_world - other.to_world).T, axis=1).max())
+    if apart_mm > _GEOMETRY_TOLERANCE * min(first.spacing_mm):
+        raise DataError(
+            f"The channels of a case must lie in one place: {file} is up to {apart_mm:.2f} mm away from {first_file} "
+            f"(spacing, origin or direction differ). Resample one onto the other."
+        )
+
+
+def _sides(channel: _Channel) -> str:
+    return "x".join(map(str, channel.voxels.shape))
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

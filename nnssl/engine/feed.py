@@ -8,20 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nnssl.blocks.collectives import rank, world_size
 from nnssl.data.collection import Collection
-from nnssl.data.loader import Slicing, ViewStream, case_order, make_batch
+from nnssl.data.loader import Slicing, ViewStream
 from nnssl.data.requirements import small_cases
 from nnssl.engine.health import HealthProbe
-from nnssl.engine.probe_set import draw_probe_set, probe_views
+from nnssl.engine.probe_set import held_out_probe
 from nnssl.engine.recipe import Recipe
 from nnssl.errors import PlanError
-from nnssl.method import Batch, DataInfo, Needs, PlanInfo
-from nnssl.views.spec import Size, ViewSpec
-
-PROBE_BOXES = 32
+from nnssl.method import DataInfo, Needs, PlanInfo
+from nnssl.views.spec import ViewSpec
 
 
 class Feed:
@@ -100,23 +97,10 @@ class Feed:
         """The health probe on held-out cases; None, with a sentence, where the cases are too small for its views."""
         recipe = self._recipe
         try:
-            spec = probe_views(self._plan, self.info)
+            boxes = held_out_probe(self.collection, self._plan, self._needs, seed=recipe.seed)
         except PlanError as error:
             self.sentences.append(f"Health is not measured: {error}")
             return None
-        held_out = self.collection.probe()
-        needs = Needs(values=self._needs.values)
-
-        def make(keys: Tensor) -> Batch:
-            return make_batch(held_out, spec, needs, keys, seed=recipe.seed)
-
-        order = case_order(held_out, Needs(), batch_size=1, seed=recipe.seed)
-
-        def case_of(key: int) -> tuple[str, Size]:
-            entry = order.entry(key)
-            return entry.case_id, entry.shape
-
-        boxes = draw_probe_set(make, case_of=case_of, boxes=PROBE_BOXES, seed=recipe.seed)
         return HealthProbe(boxes, total_steps=recipe.total_steps, steps_per_epoch=recipe.steps_per_epoch, device=device)
 
     @property

@@ -12,6 +12,16 @@ os.environ.setdefault("nnUNet_def_n_proc", "2")
 
 
 @pytest.fixture(scope="session")
+def tiny_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with two tiny data sets, raw and preprocessed; see `tests.tiny.write_workspace`. Read only."""
+    from tests.tiny import write_workspace
+
+    root = tmp_path_factory.mktemp("workspace")
+    write_workspace(root)
+    return root
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of real scans: NNSSL_TEST_DATA, or ../shared/data beside the project."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"

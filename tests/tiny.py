@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 from scipy import ndimage
+
+from nnssl.paths import VARIABLES, Folders
+from nnssl.planning.cases import read_raw_dataset
+from nnssl.planning.folder import preprocess_folder
+from nnssl.planning.grid import case_plan
+from nnssl.planning.planner import plans_path, save_plans
+from nnssl.planning.requirements import Required
+from nnssl.planning.run import write_fingerprint
 
 Kind = Literal["ct", "mr", "two"]
 CHANNELS: dict[Kind, dict[str, str]] = {"ct": {"0": "CT"}, "mr": {"0": "T1"}, "two": {"0": "T1", "1": "T2"}}
@@ -173,3 +182,48 @@ def tiny_architecture(*, residual: bool = False) -> dict[str, Any]:
         },
         "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
     }
+
+
+def write_workspace(root: Path) -> Folders:
+    """Dataset745_Tiny (6 unlabelled cases, ours) and Dataset004_Tiny (4 cases, 2 classes, stock nnU-Net's).
+
+    Both are raw and preprocessed with the plans `nnsslPlans`. Sets no variables: pass `--workspace root`.
+    """
+    where = Folders(*(root / variable for variable in VARIABLES))
+    for folder in (where.raw, where.preprocessed, where.results):
+        folder.mkdir(parents=True)
+    for dataset_id, labels in ((745, False), (4, True)):
+        raw = make_raw_dataset(where.raw, dataset_id, 6 if dataset_id == 745 else 4, labels=labels)
+        dataset = read_raw_dataset(raw.name, where)
+        write_fingerprint(dataset, "SimpleITKIO", where, workers=1, anew=True, say=lambda sentence: None)
+        plans = tiny_plans(raw.name)
+        save_plans(plans_path(where.preprocessed, raw.name, "nnsslPlans"), plans, replace=False)
+        folder = where.preprocessed / raw.name / "nnsslPlans_3d_fullres"
+        if labels:
+            preprocess_by_nnunet(raw, folder, plans)
+        else:
+            preprocess_folder(dataset, case_plan(plans, "3d_fullres"), folder, Required(), workers=1)
+    return where
+
+
+def preprocess_by_nnunet(raw: Path, folder: Path, plans: dict[str, Any]) -> None:
+    """What `nnUNetv2_preprocess` writes for the labelled data set `raw`, without its process pool."""
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    folder.mkdir(parents=True)
+    manager = PlansManager(plans)
+    truth = folder.parent / "gt_segmentations"
+    truth.mkdir()
+    for label in sorted((raw / "labelsTr").iterdir()):
+        case = label.name.removesuffix(".nii.gz")
+        images = [str(file) for file in sorted((raw / "imagesTr").glob(f"{case}_????.nii.gz"))]
+        DefaultPreprocessor(verbose=False).run_case_save(
+            str(folder / case),
+            images,
+            str(label),
+            manager,
+            manager.get_configuration("3d_fullres"),
+            json.loads((raw / "dataset.json").read_text()),
+        )
+        shutil.copy(label, truth)

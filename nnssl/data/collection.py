@@ -137,7 +137,8 @@ def _split_note(group: Sequence[CaseEntry], training: Sequence[CaseEntry], held_
     name, subjects = group[0].dataset, len({entry.subject for entry in held_out})
     if len(training) == len(group):
         return f"{name}: {len(group)} cases are too few to hold any out; health is probed on the training cases."
-    return f"{name}: {len(training)} training cases, {len(held_out)} of {subjects} subjects held out for health probes."
+    held = f"{len(held_out)} cases of {subjects} subject{'s' if subjects > 1 else ''}"
+    return f"{name}: {len(training)} training cases; {held} held out for health probes."
 
 
 def _read_matches(

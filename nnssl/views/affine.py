@@ -15,7 +15,7 @@ import numpy.typing as npt
 Vector = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float64]
 
-LATTICE = 10  # points per axis at which the overlap of rotated views is measured
+LATTICE = 16  # points per axis at which the overlap of rotated views is measured
 
 
 def rotation(degrees: Sequence[float]) -> Matrix:

@@ -115,19 +115,18 @@ def _draw_geometry(
     if isinstance(geometry, IntegerCrop):
         geometry = Geometry(flip=geometry.flip, rot90=geometry.rot90)
     flip = rng.random(3) < np.asarray(geometry.flip)
-    turns = int(rng.integers(1, 4)) if rng.random() < geometry.rot90 else 0
-    if not _turnable(group, box):
-        turns = 0
+    turned, turns = rng.random() < geometry.rot90, int(rng.integers(1, 4))
+    rot90 = turns if turned and _turnable(group, box) else 0
     scaled, zoom = rng.random() < geometry.scale_probability, rng.random(3)
-    turned, angle = rng.random() < geometry.rotation_probability, rng.random(3)
+    rotated, angle = rng.random() < geometry.rotation_probability, rng.random(3)
     scale = _scale(geometry, group, box, zoom) if scaled else np.ones(3)
     limits = _rotation_limits(geometry, box.spacing_mm)
-    rotation_deg = (2 * angle - 1) * limits if turned else np.zeros(3)
+    rotation_deg = (2 * angle - 1) * limits if rotated else np.zeros(3)
     origin = _place(group, box, view, scale, rng.random(3))
     if first is not None and pull > 0:
         towards = first.origin + (first.scale - scale) * np.asarray(group.size) / 2
         origin = _whole(origin + pull * (towards - origin), scale, group)
-    return _view(group, box, origin, scale, rotation_deg, flip, turns)
+    return _view(group, box, origin, scale, rotation_deg, flip, rot90)
 
 
 def _view(

@@ -67,37 +67,6 @@ def test_the_probe_is_one_linear_layer_on_the_voxel_vector() -> None:
     torch.testing.assert_close(probe.logits(maps, size), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_layer_is_the_optimum_of_the_class_balanced_loss() -> None:
-    network, cases = Maps("image", ((1, 1, 1),)), [case(0, noise=1.0)]
-    config = ProbeConfig(voxels_per_class=10**6, weight_decay=1e-2, iterations=200)
-    probe = fit_probe(network.eval(), cases, classes=(0, 1, 2), config=config)
-    with torch.no_grad():
-        vectors = network(cases[0].image[None])[0][0].flatten(1).T
-    targets = cases[0].labels.flatten()
-    mean, std = vectors.mean(0), vectors.std(0)
-    weight, bias = (probe.weight * std).requires_grad_(), (probe.bias + probe.weight @ mean).requires_grad_()
-    # the bias holds the prior as well: its part is not judged, the slope must be at the bottom
-    free = torch.zeros(3, requires_grad=True)
-    share = 1 / torch.bincount(targets).float()
-
-    def loss() -> Tensor:
-        logits = F.linear((vectors - mean) / std, weight, bias + free)
-        total: Tensor = F.cross_entropy(logits, targets, weight=share) + 0.5e-2 * weight.square().sum()
-        return total
-
-    optimizer = torch.optim.LBFGS([free], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    (slope,) = torch.autograd.grad(loss(), weight)
-    assert slope.abs().max() < 1e-3
-
-
 def test_tiles_change_nothing_where_the_features_are_local() -> None:
     network, train, image = Maps("image", ((1, 1, 1),)), [case(0)], case(3, size=(20, 40, 18)).image
     probe = fit_probe(network, train, classes=(0, 1, 2), config=SMALL)

@@ -65,6 +65,9 @@ def _pretrain(arguments: argparse.Namespace) -> int:
     from nnssl.paths import dataset, folders
 
     where = folders()
+    if arguments.num_gpus > 1 or "RANK" in os.environ:
+        # torch warns on every rank that it looked for unused parameters and found none; they are allowed on purpose
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     names = [dataset(given, where=where) for given in arguments.datasets]
     _check(arguments)
     check_name(arguments.name)

@@ -32,7 +32,8 @@ def plan_info(configuration: Mapping[str, Any], *, channels: int, patch_size: Si
     if "strides" not in network or "features_per_stage" not in network:
         raise PlanError(
             f"Pretraining needs one of nnU-Net's convolutional U-Nets; the plan has "
-            f"{configuration['architecture']['network_class_name']}. Use nnU-Net's default planner or a ResEnc one (-pl)."
+            f"{configuration['architecture']['network_class_name']}. "
+            f"Plan with nnU-Net's default planner or a ResEnc one."
         )
     strides = cumulative_strides(network["strides"])
     features = network["features_per_stage"]

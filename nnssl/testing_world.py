@@ -63,8 +63,8 @@ def small_networks(
     *,
     channels: int = 1,
     batch_size: int = 4,
-    patch_size: Size = (16, 32, 32),
-    case_shape: Size = (40, 64, 64),
+    patch_size: Size = (16, 16, 32),
+    case_shape: Size = (40, 40, 64),
     modality: str = "ct",
     seed: int = 0,
     **architecture: Any,
@@ -183,7 +183,8 @@ def _smooth(keys: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
     noise = randomness.normal(SEED, keys, name, shape).flatten(0, 2)
     coarse = F.avg_pool3d(noise[:, None], 4, stride=1, padding=2, count_include_pad=False)[:, 0]
     coarse = coarse[:, : shape[2], : shape[3], : shape[4]]
-    blended = coarse / coarse.std() + 0.3 * noise
+    # per row: a row must not depend on the other samples of the batch
+    blended = coarse / coarse.std((1, 2, 3), keepdim=True) + 0.3 * noise
     return blended.reshape(len(keys), *shape)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from probes import MapMethod, case_of, coordinate_batch
 
 from nnssl.engine.health import HealthProbe
 from nnssl.engine.probe_set import ProbeSet, draw_probe_set
+from tests.engine.probes import MapMethod, case_of, coordinate_batch
 
 
 @pytest.fixture(scope="module")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from probes import SHAPE, SIZE, SPACING_MM, case_of, coordinate_batch
 from torch import Tensor
 
-from nnssl.blocks.sampling import transform_points
-from nnssl.engine.probe_set import POINTS, air, draw_probe_set, probe_views
+from nnssl.blocks.sampling import sample_map, transform_points
+from nnssl.data.collection import Collection
+from nnssl.engine.probe_set import POINTS, air, draw_probe_set, held_out_probe, probe_views
 from nnssl.errors import DataError, PlanError
 from nnssl.method import Batch, DataInfo, PlanInfo
+from nnssl.needs import Needs
+from tests.engine.probes import SHAPE, SIZE, SPACING_MM, case_of, coordinate_batch
+from tests.engine.workspace import DATASET, make_workspace
 
 
 def with_air(keys: Tensor) -> Batch:
@@ -117,3 +121,20 @@ def test_the_views_fit_the_plan_and_stay_small() -> None:
 def test_cases_too_small_for_two_views_are_refused() -> None:
     with pytest.raises(PlanError, match="at least 8 cells"):
         probe_views(plan(((1, 1, 1), (32, 32, 32)), (64, 64, 64)), data((40, 40, 40)))
+
+
+def test_a_real_probe_shows_held_out_cases_and_its_points_show_the_same_tissue(tmp_path: Path) -> None:
+    store = make_workspace(tmp_path, cases=10) / "nnUNet_preprocessed" / DATASET / "nnsslPlans_3d_fullres"
+    collection = Collection.from_datasets([store])
+    strides = ((1, 1, 1), (2, 2, 2), (4, 4, 4))
+    probe = held_out_probe(collection, plan(strides, (16, 16, 16)), Needs(), seed=0, boxes=4)
+    training = {f"{DATASET}/{entry.case_id}" for entry in collection.training}
+    assert len(probe.boxes) == 4
+    assert not training & {box.case_id for box in probe.boxes}
+    for box in probe.boxes:
+        size = box.images.shape[2:]
+        first, second = (sample_map(box.images[view], box.points[view].float(), size)[:, 0] for view in range(2))
+        same = float(torch.corrcoef(torch.stack((first, second)))[0, 1])
+        shuffled = float(torch.corrcoef(torch.stack((first, second.flip(0))))[0, 1])
+        assert same > 0.75  # not 1: noise is smoothed by interpolation, and each view has a gamma of its own
+        assert same > shuffled + 0.2

@@ -1,0 +1,44 @@
+# `make demo` and `make test` are all a fresh machine with Python 3.11 needs. PYTHON=python3.12 picks another one.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Small networks lose more to threads that wait for each other than they gain.
+TEST_ENVIRONMENT := OMP_NUM_THREADS=1 nnUNet_compile=f
+FAST := not slow and not stock and not pipeline
+
+.PHONY: demo test test-fast test-slow lint bench clean
+
+demo: $(INSTALLED)          ## the whole road on generated scans, offline, under 10 minutes on 2 cores
+	$(BIN)/nnssl_demo $(ARGS)
+
+test: $(INSTALLED)          ## everything but learning and soak tests
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-fast: $(INSTALLED)     ## no stock trainings, no whole commands: under 3 minutes
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m "$(FAST)" $(ARGS)
+
+test-slow: $(INSTALLED)     ## learning and soak tests
+	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)         ## every benchmark in turn; each prints a table and a JSON line
+	@for script in benchmarks/*.py; do \
+		case "$$script" in */_*) continue;; esac; \
+		echo "== $$script"; $(BIN)/python "$$script" || exit 1; \
+	done
+
+# Made again when the requirements change. A package index may hiccup: one more try.
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "nnssl needs Python 3.11 or newer; this is %d.%d. Use make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --upgrade pip || $(BIN)/python -m pip install --upgrade pip
+	$(BIN)/python -m pip install -e '.[dev]' || $(BIN)/python -m pip install -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,8 @@
+"""Shim for `nnUNet_extTrainer`: stock nnU-Net finds our fine-tuning trainers here.
+
+nnU-Net imports this file as a top-level module and forgets it afterwards; the classes live in the installed package.
+"""
+
+from nnssl.evaluate.finetune_trainer import NnsslDemoFinetune
+
+__all__ = ["NnsslDemoFinetune"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,12 +86,15 @@ def normalisation_for(channel_name: str) -> str:
 
 
 def resampling_function(name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
-    """nnU-Net's resampling function of this name with its options: f(data, new_shape, spacing, new_spacing)."""
-    from functools import partial
+    """nnU-Net's resampling function of this name with its options: f(data, new_shape, spacing, new_spacing).
 
-    from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
-
-    return partial(recursive_find_resampling_fn_by_name(name), **options)
+    Raises:
+        PlanError: nnU-Net has no such function.
+    """
+    found = _class_in("preprocessing/resampling", name)
+    if found is None:
+        raise PlanError(f"The plan names the resampling function {name!r}, which nnU-Net does not have. Correct it.")
+    return partial(found, **options)
 
 
 def reader_for(description: Mapping[str, Any]) -> str:
@@ -155,11 +158,10 @@ def make_plans(
     return plans
 
 
-def _class_in(folder: str, name: str) -> type[Any] | None:
-    """A class of nnU-Net's by name, searched as nnU-Net searches."""
+def _class_in(folder: str, name: str) -> Any:
+    """A class or function of nnU-Net's by name, searched as nnU-Net searches; None if it has none."""
     import nnunetv2
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
     module = "nnunetv2." + folder.replace("/", ".")
-    found: type[Any] | None = recursive_find_python_class(str(Path(nnunetv2.__path__[0]) / folder), name, module)
-    return found
+    return recursive_find_python_class(str(Path(nnunetv2.__path__[0]) / folder), name, module)

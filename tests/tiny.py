@@ -184,14 +184,20 @@ def tiny_architecture(*, residual: bool = False) -> dict[str, Any]:
     }
 
 
+def workspace_folders(root: Path) -> Folders:
+    """nnU-Net's three folders under `root`, made where absent; sets no variables."""
+    where = Folders(*(root / variable for variable in VARIABLES))
+    for folder in (where.raw, where.preprocessed, where.results):
+        folder.mkdir(parents=True, exist_ok=True)
+    return where
+
+
 def write_workspace(root: Path) -> Folders:
     """Dataset745_Tiny (6 unlabelled cases, ours) and Dataset004_Tiny (4 cases, 2 classes, stock nnU-Net's).
 
     Both are raw and preprocessed with the plans `nnsslPlans`. Sets no variables: pass `--workspace root`.
     """
-    where = Folders(*(root / variable for variable in VARIABLES))
-    for folder in (where.raw, where.preprocessed, where.results):
-        folder.mkdir(parents=True)
+    where = workspace_folders(root)
     for dataset_id, labels in ((745, False), (4, True)):
         raw = make_raw_dataset(where.raw, dataset_id, 6 if dataset_id == 745 else 4, labels=labels)
         dataset = read_raw_dataset(raw.name, where)

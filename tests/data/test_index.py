@@ -64,7 +64,7 @@ def test_parts_merge_and_a_case_made_later_leaves_quarantine(tmp_path):
 def test_parts_of_different_plans_are_refused(tmp_path):
     write_index(tmp_path, index_of(tmp_path, "a"), part=(1, 2))
     write_index(tmp_path, index_of(tmp_path, "b", spacing=2.0), part=(2, 2))
-    with pytest.raises(DataError, match="different plans .*spacing"):
+    with pytest.raises(DataError, match=r"different plans .*spacing"):
         read_index(tmp_path)
 
 

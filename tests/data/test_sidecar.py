@@ -22,8 +22,8 @@ def raw_case(image, modality=("ct",), to_world=LPS_FROM_DHW):
 
 
 def chest():
-    """A body of 40 HU in air, with a closed lung of -800 HU and a table that does not touch it."""
-    d, h, w = np.meshgrid(np.arange(20), np.arange(60), np.arange(80), indexing="ij")
+    """A body of 40 HU in air, with a lung of -800 HU that the first and last slice cut."""
+    _, h, w = np.meshgrid(np.arange(20), np.arange(60), np.arange(80), indexing="ij")
     image = np.full((1, 20, 60, 80), -1000.0)
     image[0][((h - 25) / 20.0) ** 2 + ((w - 40) / 30.0) ** 2 < 1] = 40
     image[0][((h - 25) / 8.0) ** 2 + ((w - 40) / 9.0) ** 2 < 1] = -800

@@ -32,7 +32,7 @@ def test_a_missing_table_says_what_to_run(tmp_path):
 
 def test_unknown_cases_are_named_with_their_line(tmp_path):
     write_table(tmp_path, Points, MATCHES)
-    with pytest.raises(DataError, match="Line 2 .*'b,c'"):
+    with pytest.raises(DataError, match=r"Line 2 .*'b,c'"):
         read_table(tmp_path, Points, {"a"})
 
 

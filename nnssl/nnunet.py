@@ -70,7 +70,7 @@ def normaliser(scheme: str) -> type[Any]:
     Raises:
         PlanError: nnU-Net has no such class.
     """
-    found = _class_in("preprocessing/normalization", scheme)
+    found: type[Any] | None = _class_in("preprocessing/normalization", scheme)
     if found is None:
         raise PlanError(
             f"The plan names the normalisation {scheme!r}, which nnU-Net does not have. Correct the plans file."
@@ -153,6 +153,8 @@ def make_plans(
         # the planner would open the first image with every reader until one works; that image may be a bad one
         made.determine_reader_writer = lambda: recursive_find_reader_writer_by_name(reader)
         made.save_plans = lambda plans: None
+        # ResEnc planners share nnUNetPlans' data, which may be stock nnU-Net's with other normalisation
+        made.generate_data_identifier = lambda configuration: f"{plans_name}_{configuration}"
         plans: dict[str, Any] = made.plan_experiment()
         recursive_fix_for_json_export(plans)
     return plans

@@ -11,7 +11,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nnssl.errors import NnsslError
 
@@ -24,6 +24,10 @@ class _Parser(argparse.ArgumentParser):
         """One paragraph instead of argparse's usage block: it names the mistake and where to look."""
         _say(f"{message[:1].upper()}{message[1:]}. Run {self.prog} -h for all options and examples.", self.prog)
         raise SystemExit(2)
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """No guesses: with `allow_abbrev=False` argparse still completes flags of one dash (-target_plan)."""
+        return []
 
 
 def parser(prog: str, description: str, *, examples: Sequence[str]) -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from volumes import one_group
+from tests.volumes import one_group
 
 from nnssl.data.case import CaseEntry, Constants
 from nnssl.data.collection import Collection

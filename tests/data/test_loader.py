@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from volumes import collect, noise_cases, one_group, ramp, write_case
+from tests.volumes import collect, noise_cases, one_group, ramp, write_case
 
 from nnssl.data import reading
 from nnssl.data.collection import Collection

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from volumes import collect, noise, noise_cases, one_group, ramp, write_case
+from tests.volumes import collect, noise, noise_cases, one_group, ramp, write_case
 
 from nnssl.data.collection import Collection
 from nnssl.data.loader import make_batch

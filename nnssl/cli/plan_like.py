@@ -119,9 +119,7 @@ def _check_channels(weights: Weights, target: Target) -> None:
 
 def _check_name(name: str) -> None:
     if not name or "__" in name or any(sign in name for sign in "/\\") or name.endswith(".json"):
-        raise UsageError(
-            f"A plans name becomes part of folder names: it must have no '__', no slash and no '.json', unlike {name!r}."
-        )
+        raise UsageError(f"A plans name names folders: it must have no '__', no slash and no '.json', unlike {name!r}.")
 
 
 def _write(plans: dict[str, Any], file: Path) -> None:
@@ -145,7 +143,7 @@ def _tell(like: LikePlan, file: Path, arguments: argparse.Namespace) -> None:
     width = max(len(choice.what) for choice in like.choices)
     for choice in like.choices:
         why = f" ({choice.why})" if choice.why else ""
-        print(f"  {choice.what:<{width}}  {choice.value}  from the {choice.side}{why}")
+        print(f"  {choice.what:<{width}}  {choice.value}  from {choice.side}{why}")
     for warning in like.warnings:
         print(f"Note: {warning}", file=sys.stderr)
     print("\nnnU-Net's own loader takes these weights for this plan. Go on with stock nnU-Net:")

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnssl.errors import DataError, ExportError, PlanError
+from nnssl import nnunet
+from nnssl.errors import DataError, ExportError, PlanError, UsageError
 from nnssl.export.adaptation import resolved_configuration
 from nnssl.export.proof import fresh_network, load_like_nnunet
 from nnssl.paths import Folders
+from nnssl.planning.plan_like import CONFIGURATION
 
 _WORKERS = "nnUNet_n_proc_DA"
 
@@ -109,18 +111,33 @@ def own_plan(target: Target, *, planner: str, spacing_mm: Sequence[float] | None
     Raises:
         PlanError: the data set cannot be planned in 3D.
     """
-    with _quiet(), _at_least_one_worker():
-        maker = _planner_class(planner)
-        probe = maker(target.name)
-        forward = [int(axis) for axis in probe.determine_transpose()[0]]
-        natural = [float(side) for side in probe.determine_fullres_target_spacing()[forward]]
-        overwrite = None if spacing_mm is None else [float(spacing_mm[forward.index(axis)]) for axis in range(3)]
-        made = maker(target.name, overwrite_target_spacing=overwrite)
-        made.save_plans = _to_plain_json  # keeps the planner from writing a plans file
-        plans: dict[str, Any] = made.plan_experiment()
-    if "3d_fullres" not in plans["configurations"]:
-        raise PlanError(f"nnU-Net plans no 3d_fullres for {target.name}: its images are two-dimensional.")
+    plans = _planned(target, planner, None)
+    forward = plans["transpose_forward"]
+    natural = plans["configurations"][CONFIGURATION]["spacing"]
+    if spacing_mm is not None:
+        plans = _planned(target, planner, [float(spacing_mm[forward.index(axis)]) for axis in range(3)])
     return OwnPlan(plans=plans, natural_spacing_mm=(natural[0], natural[1], natural[2]))
+
+
+def _planned(target: Target, planner: str, spacing_mm: Sequence[float] | None) -> dict[str, Any]:
+    def plans_of(name: str) -> dict[str, Any]:
+        return nnunet.make_plans(
+            name,
+            target.name,
+            target.dataset_json,
+            plans_name="own",
+            reader=nnunet.reader_for(target.dataset_json),
+            spacing_mm=spacing_mm,
+        )
+
+    with _at_least_one_worker():
+        try:
+            plans = plans_of(planner)
+        except UsageError:  # the planner of the pretraining is not installed here
+            plans = plans_of("ExperimentPlanner")
+    if CONFIGURATION not in plans["configurations"]:
+        raise PlanError(f"nnU-Net plans no {CONFIGURATION} for {target.name}: its images are two-dimensional.")
+    return plans
 
 
 def read_own_plan(target: Target, where: Folders, name: str) -> OwnPlan:
@@ -132,10 +149,10 @@ def read_own_plan(target: Target, where: Folders, name: str) -> OwnPlan:
     file = where.preprocessed / target.name / f"{name}.json"
     try:
         plans = json.loads(file.read_text())
-        chosen = resolved_configuration(plans, "3d_fullres")
+        chosen = resolved_configuration(plans, CONFIGURATION)
     except (OSError, ValueError, KeyError, ExportError) as error:
-        raise PlanError(f"-p {name} needs {file} with a configuration 3d_fullres: {error}.") from error
-    plans["configurations"] = {"3d_fullres": chosen}
+        raise PlanError(f"-p {name} needs {file} with a configuration {CONFIGURATION}: {error}.") from error
+    plans["configurations"] = {CONFIGURATION: chosen}
     depth, height, width = chosen["spacing"]
     return OwnPlan(plans=plans, natural_spacing_mm=(depth, height, width))
 
@@ -158,22 +175,6 @@ def check_fit(path: Path, plans: Mapping[str, Any], configuration: str, target: 
         name = chosen["architecture"].get("network_class_name")
         raise ExportError(f"nnU-Net cannot build the network of {path} ({name}): {error}.") from error
     load_like_nnunet(network, path)
-
-
-def _planner_class(name: str) -> Any:
-    import nnunetv2
-    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-
-    folder = Path(nnunetv2.__path__[0]) / "experiment_planning"
-    found = recursive_find_python_class(str(folder), name, current_module="nnunetv2.experiment_planning")
-    return found or ExperimentPlanner
-
-
-def _to_plain_json(plans: dict[str, Any]) -> None:
-    from nnunetv2.utilities.json_export import recursive_fix_for_json_export
-
-    recursive_fix_for_json_export(plans)
 
 
 @contextlib.contextmanager

@@ -16,8 +16,10 @@ from nnssl.errors import PlanError
 from nnssl.views.spec import Size
 
 CONFIGURATION = "3d_fullres"
+WEIGHTS, DATA_SET = "the weights", "the data set"
 _MIN_CELLS = 8  # bottleneck cells: instance norm needs more than one
 _MAX_SHARE = 0.05  # of the data set's voxels in one batch, nnU-Net's bound against overfitting
+_MUCH_SMALLER = 4.0  # times fewer voxels in the patch than the target's own planner would take
 _FAR = 2.0  # ratio of voxel sizes from which structures look like others
 
 
@@ -102,14 +104,25 @@ def plan_like(
     made.update(plans_name=name, configurations={CONFIGURATION: chosen})
     spacing = _spacing_choice(learned, chosen, natural_spacing_mm, keep)
     warnings += _spacing_warnings(learned["spacing"], chosen["spacing"], natural_spacing_mm)
+    planned = math.prod(own["configurations"][CONFIGURATION]["patch_size"])
+    if planned > _MUCH_SMALLER * math.prod(patch):
+        warnings.append(
+            f"The patch {_voxels(patch)} sees {planned / math.prod(patch):.0f} times less than nnU-Net would choose "
+            f"here; --keep_patch takes the data set's own."
+        )
     network = learned["architecture"]
     kind = str(network["network_class_name"]).rsplit(".", 1)[-1]
     choices = (
-        Choice(what="architecture", value=f"{kind}, {network['arch_kwargs']['n_stages']} stages", side="weights"),
+        Choice(what="architecture", value=f"{kind}, {network['arch_kwargs']['n_stages']} stages", side=WEIGHTS),
         spacing,
         *normalization,
         _patch_choice(learned, own, patch, strides, keep),
-        Choice(what="batch size", value=str(chosen["batch_size"]), side="both", why="memory of the pretraining's plan"),
+        Choice(
+            what="batch size",
+            value=str(chosen["batch_size"]),
+            side="both sides",
+            why="memory of the pretraining's plan",
+        ),
     )
     return LikePlan(plans=made, choices=choices, warnings=tuple(warnings))
 
@@ -147,7 +160,7 @@ def _batch_size(learned: Mapping[str, Any], patch: Size, median: Sequence[float]
     voxels = math.prod(patch)
     fitting = int(learned["batch_size"]) * math.prod(learned["patch_size"]) // voxels
     covering = round(_MAX_SHARE * math.prod(median) * cases / voxels)
-    return max(2, min(fitting, covering))
+    return int(max(2, min(fitting, covering)))
 
 
 def _normalization(
@@ -165,7 +178,7 @@ def _normalization(
         what = f"normalisation of channel {channel}"
         one_is_ct = (wanted == "CTNormalization") != (natural == "CTNormalization")
         if keep.normalization or one_is_ct:
-            choices.append(Choice(what=what, value=natural, side="data set", why=f"the weights learned with {wanted}"))
+            choices.append(Choice(what=what, value=natural, side=DATA_SET, why=f"the weights learned with {wanted}"))
             if one_is_ct:
                 warnings.append(
                     f"Channel {channel} was pretrained with {wanted} and {made['dataset_name']} needs {natural} (CT "
@@ -178,7 +191,7 @@ def _normalization(
             statistics = pretrain["foreground_intensity_properties_per_channel"][str(channel)]
             made["foreground_intensity_properties_per_channel"][str(channel)] = deepcopy(statistics)
             why = _ct_sentence(statistics)
-        choices.append(Choice(what=what, value=wanted, side="weights", why=why))
+        choices.append(Choice(what=what, value=wanted, side=WEIGHTS, why=why))
     return choices, warnings
 
 
@@ -194,8 +207,8 @@ def _spacing_choice(
 ) -> Choice:
     value = f"{_mm(chosen['spacing'])} mm"
     if keep.spacing:
-        return Choice(what="spacing", value=value, side="data set", why=f"pretrained at {_mm(learned['spacing'])}")
-    return Choice(what="spacing", value=value, side="weights", why=f"the data set's own would be {_mm(natural_mm)}")
+        return Choice(what="spacing", value=value, side=DATA_SET, why=f"pretrained at {_mm(learned['spacing'])}")
+    return Choice(what="spacing", value=value, side=WEIGHTS, why=f"the data set's own would be {_mm(natural_mm)}")
 
 
 def _spacing_warnings(
@@ -226,7 +239,7 @@ def _patch_choice(learned: Mapping[str, Any], own: Mapping[str, Any], patch: Siz
     planned = own["configurations"][CONFIGURATION]["patch_size"]
     other = f"pretrained with {_voxels(learned['patch_size'])}" if keep.patch else f"own would be {_voxels(planned)}"
     why = f"multiples of {_voxels(strides)}, no larger than the median case needs; {other}"
-    return Choice(what="patch", value=_voxels(patch), side="data set" if keep.patch else "weights", why=why)
+    return Choice(what="patch", value=_voxels(patch), side=DATA_SET if keep.patch else WEIGHTS, why=why)
 
 
 def _mm(values: Sequence[float]) -> str:

@@ -75,7 +75,7 @@ class DeSDConfig:
     pooling: Pooling = "mean"
     head_norm: HeadNorm = "everywhere"
     student_temperature: float = 0.1
-    teacher_temperature: tuple[float, float] = (0.04, 0.07)
+    teacher_temperature: tuple[float, float] = (0.04, 0.04)
     teacher_warmup_epochs: int = 20
     teacher_momentum: float = 0.996
     center_momentum: float = 0.9

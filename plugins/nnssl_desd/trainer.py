@@ -43,6 +43,7 @@ class DeSDTrainer(SSLTrainer):
             method=DeSDConfig(
                 prototypes=60_000,
                 head_norm="hidden",
+                teacher_temperature=(0.04, 0.07),
                 flip=(0.8, 0.8, 0.8),
                 slicewise_intensity=True,
                 published_views=True,

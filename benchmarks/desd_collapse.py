@@ -1,0 +1,212 @@
+"""Does DeSD collapse on an instance-norm encoder? Short runs that differ in one number each, on real scans.
+
+    python benchmarks/desd_collapse.py ../shared/data/Task04_Hippocampus [--steps 160] [--rows default "K 4096"]
+
+Prints a table and one JSON line a row. The folder is an nnU-Net one with imagesTr, labelsTr and a splits.json that
+names `pretrain_unlabelled`, `fine_tune_labelled` and `few_shot_5` cases; images of about 1 mm, of one channel.
+About a minute a row of 160 steps on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK
+import torch
+from nnssl_desd.method import DeSD, DeSDConfig
+
+from nnssl.cli.plan_and_preprocess import main as plan_and_preprocess
+from nnssl.data.collection import Collection
+from nnssl.data.loader import make_batch
+from nnssl.encoders.factory import PlanNetworks
+from nnssl.engine.health_metrics import watch_scalars
+from nnssl.engine.optim import Schedule
+from nnssl.engine.plan import plan_info
+from nnssl.engine.recipe import Global, Optimizer, Recipe
+from nnssl.engine.step import StepRunner
+from nnssl.evaluate.probe import LabelledCase, ProbeConfig, probe_dice
+from nnssl.evaluate.statistics import mean_dice
+from nnssl.method import Batch, DataInfo, PlanInfo
+from nnssl.testing_world import small_architecture
+
+# As `default`, but with what 160 steps need: a small head, a teacher that follows within 50 steps, no epochs to wait.
+SHORT = DeSDConfig(
+    prototypes=1024, hidden=512, bottleneck=128, teacher_momentum=0.98, teacher_warmup_epochs=2, frozen_epochs=0
+)
+FEATURES = (8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a run changes."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 16
+    residual: bool = False
+
+
+ROWS = {
+    "published head, tau .04-.07": Row({"head_norm": "hidden", "teacher_temperature": (0.04, 0.07)}),
+    "published head, tau .04": Row({"head_norm": "hidden"}),
+    "no head norm": Row({"head_norm": "none"}),
+    "default": Row(),
+    "tau .04-.07": Row({"teacher_temperature": (0.04, 0.07)}),
+    "pooling mean_std": Row({"pooling": "mean_std"}),
+    "pooling mean_max": Row({"pooling": "mean_max"}),
+    "K 4096": Row({"prototypes": 4096}),
+    "bottleneck 64": Row({"bottleneck": 64}),
+    "bottleneck 256": Row({"bottleneck": 256}),
+    "momentum .99": Row({"teacher_momentum": 0.99}),
+    "batch 8": Row({}, 8),
+    "blur to 1.0": Row({"blur_sigma": (0.1, 1.0)}),
+    "residual encoder": Row(residual=True),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """Data that all rows share."""
+
+    collection: Collection
+    plan: PlanInfo
+    few: list[LabelledCase]
+    rest: list[LabelledCase]
+
+    def data(self, batch_size: int, steps: int) -> DataInfo:
+        """As the engine tells it."""
+        return self.collection.data_info(batch_size=batch_size, steps_per_epoch=steps)
+
+
+def prepare(source: Path, workspace: Path) -> World:
+    """Plan and preprocess the unlabelled cases; read the labelled ones."""
+    splits = json.loads((source / "splits.json").read_text())
+    raw = workspace / "nnUNet_raw" / "Dataset745_Collapse"
+    (raw / "imagesTr").mkdir(parents=True)
+    for case in splits["pretrain_unlabelled"]:
+        shutil.copy(source / "imagesTr" / f"{case}_0000.nii.gz", raw / "imagesTr")
+    names = {"channel_names": {"0": "T1"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
+    (raw / "dataset.json").write_text(json.dumps(names | {"numTraining": len(splits["pretrain_unlabelled"])}))
+    if plan_and_preprocess(["-d", "745", "--workspace", str(workspace), "-np", "1"]):
+        sys.exit("planning failed; see above")
+    preprocessed = workspace / "nnUNet_preprocessed" / raw.name
+    plans = json.loads((preprocessed / "nnsslPlans.json").read_text())
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration["architecture"] = small_architecture(features=FEATURES)
+    few = set(splits["few_shot_5"])
+    return World(
+        collection=Collection.from_datasets([preprocessed / "nnsslPlans_3d_fullres"]),
+        plan=plan_info(configuration, channels=1),
+        few=[labelled(source, case) for case in sorted(few)],
+        rest=[labelled(source, case) for case in splits["fine_tune_labelled"] if case not in few],
+    )
+
+
+def labelled(source: Path, case: str) -> LabelledCase:
+    """A labelled case, normalised as nnU-Net does for MR."""
+    image = read(source / "imagesTr" / f"{case}_0000.nii.gz").astype(np.float32)
+    labels = read(source / "labelsTr" / f"{case}.nii.gz").astype(np.int64)
+    normalised = (image - image.mean()) / image.std()
+    return LabelledCase(case, torch.from_numpy(normalised)[None], torch.from_numpy(labels))
+
+
+def read(path: Path) -> np.ndarray[Any, Any]:
+    """The voxels of a file, D H W."""
+    voxels: np.ndarray[Any, Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+    return voxels
+
+
+def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
+    """Pretrain for `steps` and measure: entropy and KL in the first and last tenth, probes before and after."""
+    started = time.perf_counter()
+    config = replace(SHORT, **row.config)
+    recipe = Recipe(
+        epochs=10,
+        steps_per_epoch=steps // 10,
+        batch_size=row.batch_size,
+        seed=seed,
+        precision="fp32",
+        optimizer=Optimizer(lr=2e-3, min_lr=2e-5, warmup_epochs=1, weight_decay=0.04, clip=Global(3.0)),
+        method=config,
+    )
+    torch.manual_seed(seed)
+    data = world.data(row.batch_size, recipe.steps_per_epoch)
+    architecture = small_architecture(features=FEATURES, residual=row.residual)
+    method = DeSD(config, PlanNetworks(architecture, world.plan, data)).train()
+    spec, needs = DeSD.views(config, world.plan, data), DeSD.needs(config)
+    runner = StepRunner(method, recipe=recipe, schedule=Schedule(recipe), device=torch.device("cpu"))
+    before = probe(method, world)
+    watched = []
+    for index in range(recipe.total_steps):
+        keys = range(index * row.batch_size, (index + 1) * row.batch_size)
+        batch = make_batch(world.collection, spec, needs, list(keys), seed=seed, batch_size=row.batch_size)
+        outcome = runner(index, partial(_same, batch), observe=watch_scalars)
+        watched.append({name: float(value) for name, value in outcome.watched.items()})
+    tenth = max(1, len(watched) // 10)
+    ends = {"first": watched[:tenth], "last": watched[-tenth:]}
+    found = {
+        f"{name}_{end}": float(np.mean([w[name] for w in part]))
+        for end, part in ends.items()
+        for name in ("teacher_entropy", "teacher_kl", "prototype_use")
+    }
+    entropies = [w["teacher_entropy"] for w in watched]
+    after = probe(method, world)
+    extremes = {"entropy_min": min(entropies), "entropy_max": max(entropies)}
+    return found | extremes | {"probe_before": before, "probe": after, "seconds": time.perf_counter() - started}
+
+
+def _same(batch: Batch, micro: int) -> Batch:
+    """The batch, whichever micro-batch is asked for: there is one."""
+    return batch
+
+
+def probe(method: DeSD, world: World) -> float:
+    """Mean Dice of a linear layer on the frozen teacher encoder, fitted on five cases."""
+    encoder = method.teacher.network.encoder
+    config = ProbeConfig(voxels_per_class=500)
+    scores = probe_dice(encoder, world.few, world.rest, classes=(0, 1, 2), config=config)
+    return float(np.mean([mean_dice(score) for score in scores.values()]))
+
+
+def main() -> None:
+    """Run the rows one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, nargs="?", default=Path("../shared/data/Task04_Hippocampus"))
+    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if not arguments.source.is_dir():
+        sys.exit(f"No scans at {arguments.source}; give the folder of MSD Task04_Hippocampus with a splits.json.")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    with tempfile.TemporaryDirectory() as folder:
+        world = prepare(arguments.source, Path(folder))
+        print("| run | H / ln K, first to last | least to most | KL, first to last | probe, untrained to trained |")
+        print("|---|---|---|---|---|")
+        lines = []
+        for name in arguments.rows:
+            found = run(ROWS[name], world, steps=arguments.steps, seed=arguments.seed)
+            print(
+                f"| {name} | {found['teacher_entropy_first']:.2f} to {found['teacher_entropy_last']:.2f} "
+                f"| {found['entropy_min']:.2f} to {found['entropy_max']:.2f} "
+                f"| {found['teacher_kl_first']:.2f} to {found['teacher_kl_last']:.2f} "
+                f"| {found['probe_before']:.3f} to {found['probe']:.3f} |",
+                flush=True,
+            )
+            lines.append(json.dumps({"row": name, "steps": arguments.steps, "seed": arguments.seed} | found))
+        print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

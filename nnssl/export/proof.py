@@ -34,7 +34,7 @@ def prove(path: Path, promised: Mapping[str, Tensor], *, architecture: Mapping[s
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ExportError(f"The weights file cannot be read without pickle ({error}); it was not published.") from error
+        raise ExportError(f"The weights file cannot be read without pickle ({error}); nothing was written.") from error
     # not the class count in the file, so that nothing of the segmentation layers can be relied on
     network = fresh_network(architecture, channels=channels, classes=3, seed=0)
     load_like_nnunet(network, path)
@@ -44,7 +44,7 @@ def prove(path: Path, promised: Mapping[str, Tensor], *, architecture: Mapping[s
     if differing:
         raise ExportError(
             f"nnU-Net loaded {len(expected) - len(differing)} of {len(expected)} promised tensors from the weights "
-            f"file; {differing[0]} differs from the trained one. It was not published."
+            f"file; {differing[0]} differs from the trained one. Nothing was written."
         )
     return len(expected)
 
@@ -68,7 +68,14 @@ def load_like_nnunet(network: nn.Module, path: Path) -> None:
         with _without_process_group(), contextlib.redirect_stdout(io.StringIO()):
             load_pretrained_weights(network, str(path))
     except (AssertionError, KeyError, RuntimeError) as error:
-        raise ExportError(f"nnU-Net's own loader refuses the weights file: {error}. It was not published.") from error
+        raise ExportError(
+            f"nnU-Net's own loader refuses the weights file: {_reason(error)} Nothing was written."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """nnU-Net's message without the values of a whole tensor, which it prints where shapes differ."""
+    return " ".join(str(error).split("; your network:", 1)[0].split())[:300].rstrip(".") + "."
 
 
 @contextlib.contextmanager

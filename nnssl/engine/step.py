@@ -162,7 +162,7 @@ class StepRunner:
     def _backward(self, batch: Batch, step: KeyedStep) -> Losses:
         # Dropout and the like draw from torch's global generator: seeded by place, so that resuming resumes them too.
         words = randomness.digest(step.seed, step.index, ("torch", step.micro, collectives.rank()))
-        torch.manual_seed(int.from_bytes(words[:7], "little"))
+        seed_globally(int.from_bytes(words[:7], "little"), self.device)
         with self._without_reduction(last=step.micro == step.micros - 1):
             with precision.autocast(self.precision, self.device):
                 losses: Losses = self.model(batch, step)
@@ -174,6 +174,15 @@ class StepRunner:
         if last or not isinstance(self.model, DistributedDataParallel):
             return nullcontext()
         return self.model.no_sync()
+
+
+def seed_globally(seed: int, device: torch.device) -> None:
+    """Seed the generators that a forward pass on `device` may draw from; `torch.manual_seed` costs 0.7 ms a call."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 def distributed(method: Method) -> nn.Module:

@@ -14,6 +14,8 @@ from nnssl.engine.checkpoint import LATEST
 from tests.engine.processes import lines_written, run, start, wait_for
 from tests.engine.workspace import FOLDER, losses, make_workspace
 
+pytestmark = pytest.mark.pipeline
+
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from nnssl.compat import refuse_other_nnssl
 from nnssl.errors import NnsslError
 
 INTERRUPTED = 130  # what a shell reports for a command that was ended with Ctrl-C
@@ -73,6 +74,7 @@ def run(main: Callable[[], int | None], *, prog: str) -> int:
         not caught: they show their traceback.
     """
     try:
+        refuse_other_nnssl()
         return main() or 0
     except NnsslError as error:
         _say(str(error), prog)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,16 @@ class Cohort:
     test: tuple[str, ...]
     labels: Mapping[str, int]
     unlabelled: int
+
+    def save(self, path: Path) -> None:
+        """Write `cohort.json`."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> Cohort:
+        """Read what `save` wrote."""
+        values = json.loads(path.read_text())
+        return Cohort(**{**values, "training": tuple(values["training"]), "test": tuple(values["test"])})
 
     @property
     def organs(self) -> tuple[str, ...]:

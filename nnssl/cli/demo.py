@@ -1,0 +1,89 @@
+"""`nnssl_demo`: the whole road on a small cohort, offline."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from nnssl.cli import _common
+
+PROG = "nnssl_demo"
+QUIET_SECONDS = 20.0  # between two status lines where they cannot overwrite each other
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    arguments = _parser().parse_args(argv)
+    return _common.run(partial(_demo, arguments), prog=PROG)
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = _common.parser(
+        PROG,
+        "Plan, preprocess, pretrain without labels, fine-tune stock nnU-Net with 1 and 5 labels from scratch and from "
+        "the pretrained weights, and compare. On generated scans, or on a task of yours. Stopped, it goes on when "
+        "called again. It reports what it measured, also where pretraining did not help.",
+        examples=[
+            "nnssl_demo",
+            "nnssl_demo --minutes 30 --trainer DeSDTrainer --out demo_desd",
+            "nnssl_demo --raw Task04_Hippocampus --out demo_hippocampus",
+        ],
+    )
+    add = made.add_argument
+    add("--raw", metavar="DIR", help="an nnU-Net or Medical Segmentation Decathlon task folder (default: phantoms)")
+    add("--out", metavar="DIR", help="where everything is written (default: --workspace, else nnssl_demo here)")
+    add("--minutes", type=float, metavar="N", help="about how long on two cores (default 8); more trains longer")
+    add("--trainer", default="MAETrainer", metavar="TRAINER", help="pretraining; nnssl_trainers lists them")
+    add("-device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU, else cpu")
+    return made
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from nnssl.demo.report import PICTURE, REPORT, table
+    from nnssl.demo.run import Demonstration, folder_of
+    from nnssl.demo.settings import MINUTES, Settings
+    from nnssl.engine.distributed import choose_device
+    from nnssl.errors import DataError
+    from nnssl.registry import find_trainer
+
+    find_trainer(arguments.trainer)  # a misspelt name is said now, not after preprocessing
+    if arguments.raw is not None and not Path(arguments.raw).is_dir():
+        raise DataError(f"--raw must be a task folder with imagesTr and labelsTr; there is none at {arguments.raw}.")
+    settings = Settings(
+        trainer=arguments.trainer,
+        minutes=MINUTES if arguments.minutes is None else arguments.minutes,
+        device=choose_device(arguments.device, ranks=1).type,
+        raw=None if arguments.raw is None else str(Path(arguments.raw).expanduser().resolve()),
+    )
+    folder = folder_of(arguments.out or arguments.workspace)
+    report = Demonstration(folder, settings, _Screen()).run()
+    print(f"\n{report['cohort']}; {report['trainer']}, {report['pretraining_steps']} steps; "
+          f"{report['seconds'] / 60:.1f} minutes since the start\n")  # fmt: skip
+    print(table(report))
+    print(f"\nNumbers: {folder / REPORT}\nPicture: {folder / PICTURE}\nLogs:    {folder / 'logs'}")
+
+
+class _Screen:
+    """Prints; a terminal gets one status line that is overwritten, a log file one every 20 seconds."""
+
+    def __init__(self) -> None:
+        self.terminal = sys.stdout.isatty()
+        self.last = time.monotonic()
+
+    def say(self, sentence: str) -> None:
+        if self.terminal:
+            print("\r\033[K", end="")
+        print(sentence, flush=True)
+        self.last = time.monotonic()
+
+    def status(self, text: str) -> None:
+        if self.terminal:
+            print(f"\r\033[K      {text[:100]}", end="", flush=True)
+        elif text and time.monotonic() - self.last > QUIET_SECONDS:
+            print(f"      {text}", flush=True)
+            self.last = time.monotonic()

@@ -1,0 +1,124 @@
+"""What the demonstration measured: Dice of the fine-tunings, and the frozen linear probe, each with its interval."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnssl.data.store import read_box, read_header
+from nnssl.demo.cohort import Cohort
+from nnssl.demo.small_plan import CONFIGURATION
+from nnssl.encoders.pyramid import PlanUNet
+from nnssl.errors import DataError
+from nnssl.evaluate.probe import LabelledCase, ProbeConfig, probe_dice
+from nnssl.evaluate.statistics import bootstrap_interval, compare, mean_dice
+from nnssl.nnunet import build_network
+
+Scores = dict[str, float]  # {test case: mean Dice over organs, 0 to 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One fine-tuning.
+
+    Attributes:
+        curve: (iteration, mean Dice over the curve's cases) in order.
+        final: Dice of every test case, on the scan's own grid.
+        organs: mean Dice per organ, in the order of the labels.
+    """
+
+    curve: tuple[tuple[int, float], ...]
+    final: Scores
+    organs: tuple[float, ...]
+
+
+def read_arm(folder: Path) -> Arm:
+    """What `NnsslDemoFinetune` left in a fold's folder."""
+    curve = json.loads((folder / "curve.json").read_text())
+    final = json.loads((folder / "final.json").read_text())["dice"]
+    rows = np.array([[math.nan if value is None else value for value in row] for row in final.values()])
+    return Arm(
+        curve=tuple((point["iteration"], _mean(point["dice"].values())) for point in curve),
+        final={case: _mean([row]) for case, row in final.items()},
+        organs=tuple(float(value) for value in np.nanmean(rows, axis=0)),
+    )
+
+
+def probe(plans: Mapping[str, Any], cohort: Cohort, folder: Path, weights: Path | None) -> Scores:
+    """Dice of one linear layer on the frozen features: all maps of the U-Net, bottleneck included.
+
+    Args:
+        plans: the small plan.
+        cohort: says which cases train and which test the layer.
+        folder: the preprocessed target.
+        weights: a file of `nnssl_pretrain`, or None for the network as nnU-Net initialises it.
+    """
+    configuration = plans["configurations"][CONFIGURATION]
+    torch.manual_seed(0)
+    channels = len(configuration["normalization_schemes"])
+    network = build_network(configuration["architecture"], channels=channels, classes=len(cohort.labels))
+    if weights is not None:
+        # segmentation layers are no features, and the file has two of its own
+        found = torch.load(weights, weights_only=True)["network_weights"]
+        ours = {name: value for name, value in found.items() if ".seg_layers." not in name}
+        missing = [
+            name for name in network.load_state_dict(ours, strict=False).missing_keys if ".seg_layers." not in name
+        ]
+        if missing:
+            raise DataError(f"{weights} lacks {len(missing)} tensors of the plan's network, the first is {missing[0]}.")
+    scores = probe_dice(
+        PlanUNet(network),
+        [load_case(folder, case) for case in cohort.training],
+        [load_case(folder, case) for case in cohort.test],
+        classes=sorted(cohort.labels.values()),
+        config=ProbeConfig(voxels_per_class=500, iterations=60),
+    )
+    return {case: mean_dice(row) for case, row in scores.items()}
+
+
+def load_case(folder: Path, case: str) -> LabelledCase:
+    """A case as nnU-Net preprocessed it."""
+
+    def whole(path: Path) -> Any:
+        shape, _ = read_header(path)
+        return read_box(path, (0, 0, 0), shape[1:])
+
+    image, labels = whole(folder / f"{case}.b2nd"), whole(folder / f"{case}_seg.b2nd")
+    return LabelledCase(
+        case, torch.from_numpy(np.array(image, np.float32)), torch.from_numpy(np.array(labels[0], np.int64))
+    )
+
+
+def summary(scores: Scores) -> dict[str, Any]:
+    """Mean over cases with its bootstrap interval, and the cases."""
+    values = np.array([value for value in scores.values() if not math.isnan(value)])
+    low, high = bootstrap_interval(values)
+    return {"mean": float(values.mean()), "low": low, "high": high, "cases": scores}
+
+
+def difference(baseline: Scores, pretrained: Scores) -> dict[str, Any]:
+    """The paired comparison, with its sentence; it claims no more than the interval over cases allows."""
+    cases = sorted(baseline)
+    found = compare([baseline[case] for case in cases], [pretrained[case] for case in cases])
+    return {
+        "gain": found.gain, "low": found.low, "high": found.high, "p": found.p_value,
+        "verdict": found.verdict, "sentence": found.sentence(),
+    }  # fmt: skip
+
+
+def _mean(rows: Any) -> float:
+    """Mean over cases of the mean over organs; organs that are nowhere do not count."""
+    per_case = [_row_mean(row) for row in rows]
+    counted = [value for value in per_case if not math.isnan(value)]
+    return math.fsum(counted) / len(counted) if counted else math.nan
+
+
+def _row_mean(row: Sequence[float | None]) -> float:
+    return mean_dice(dict(enumerate(math.nan if value is None else value for value in row)))

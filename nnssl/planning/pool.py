@@ -35,7 +35,7 @@ def for_each_case(
     # one core a worker: products that spread over all cores would get in each other's way
     with (
         threadpool_limits(1),
-        tqdm(total=len(cases), desc=title, unit="case", dynamic_ncols=True) as bar,
+        tqdm(total=len(cases), desc=title, unit="case", dynamic_ncols=True, disable=not cases) as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
         running: dict[Future[T], RawFiles] = {}

@@ -110,7 +110,7 @@ def test_anisotropic_chest_ct_equals_nnunets(shared_data, tmp_path, spacing, tra
 @pytest.mark.parametrize("masked", [False, True])
 def test_head_mr_and_its_gamma_equal_nnunets(shared_data, tmp_path, masked):
     original = shared_data / "unlabelled" / "mr_t1_head_datalad.nii.gz"
-    image = SimpleITK.ReadImage(str(original), SimpleITK.sitkFloat32)
+    image = SimpleITK.ReadImage(str(original), SimpleITK.sitkFloat32)[:, :, 20:70]  # nnU-Net takes seconds for all
     gamma = SimpleITK.Pow(image / float(SimpleITK.GetArrayViewFromImage(image).max()), 0.5)
     files = [tmp_path / "head_0000.nii.gz", tmp_path / "head_0001.nii.gz"]
     for channel, file in zip((image, gamma), files, strict=True):

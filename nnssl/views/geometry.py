@@ -1,8 +1,8 @@
 """Cuts one view out of a box of a case, by its matrix, with as little resampling as the matrix needs.
 
-An exact crop is sliced (bit-equal values). A view whose axes stay the case's axes is interpolated one axis after the
-other, and one that is turned in plane one axis and one plane after the other: the same trilinear weights, 3 to 6 times
-cheaper on the CPU than a three-dimensional `grid_sample`, which is left for views turned out of plane.
+An exact crop is sliced (bit-equal values). A view that is zoomed or turned in plane is interpolated along one axis and
+then in the plane across it: the same trilinear weights, several times cheaper on the CPU than a three-dimensional
+`grid_sample`, which is left for views turned out of plane.
 """
 
 from __future__ import annotations
@@ -93,59 +93,71 @@ def cut(
 def _sample(box: Tensor, matrix: Matrix, size: Sequence[int], dtype: torch.dtype) -> Tensor:
     """(C, D, H, W) trilinear samples; coordinates beyond the box are clamped to it.
 
-    Axes are peeled off while a case axis depends on one view axis alone and that view axis on it alone; what is left
-    is 0 axes, a plane, or all three.
+    Case axes that follow one view axis alone are taken off first: by slicing where they hit whole voxels, else by
+    linear interpolation, until a plane is left or nothing.
     """
-    linear, shift = matrix[:3, :3], matrix[:3, 3]
-    coupled = linear != 0
-    pairs = {
-        int(case): int(np.flatnonzero(coupled[case])[0])
-        for case in range(3)
-        if coupled[case].sum() == 1 and coupled[:, np.flatnonzero(coupled[case])[0]].sum() == 1
-    }
-    if not pairs:
+    at = _separable(matrix, size)
+    whole = [case for case in at if _is_whole(at[case][1], box.shape[case + 1])]
+    for case in whole:
+        box = _take(box, case + 1, at[case][1])
+    left = [case for case in range(3) if case not in whole]
+    if len(left) == 3 and not at:
         return _grid_sample(box.to(dtype), matrix, size)
-    # Shrinking axes first: later passes then touch fewer voxels.
-    for case in sorted(pairs, key=lambda axis: -abs(linear[axis, pairs[axis]])):
-        view = pairs[case]
-        at = linear[case, view] * np.arange(size[view]) + shift[case]
-        box = _resample_axis(box, case + 1, at, dtype)
     box = box.to(dtype)
-    if len(pairs) == 3:
-        return box.permute(0, *[1 + case for case in sorted(pairs, key=lambda axis: pairs[axis])]).contiguous()
-    return _plane(box, pairs, matrix, size)
+    # Slowest axis first: linear interpolation along the last one is eight times dearer than along the first.
+    blended = [case for case in left if case in at][: {3: 1, 2: 0}.get(len(left), 1)]
+    for case in blended:
+        box = _resample_axis(box, case + 1, at[case][1])
+        left.remove(case)
+    if left:
+        peeled = next(case for case in range(3) if case not in left)
+        return _plane(box, peeled, at[peeled][0], matrix, size)
+    return box.permute(0, *[1 + case for case in sorted(at, key=lambda case: at[case][0])]).contiguous()
 
 
-def _resample_axis(box: Tensor, axis: int, at: npt.NDArray[np.float64], dtype: torch.dtype) -> Tensor:
-    """Linear interpolation along one axis at positions `at`; a slice, without a copy, where they are whole numbers."""
-    length = box.shape[axis]
-    if (at == np.round(at)).all() and at.min() >= 0 and at.max() < length:
-        return _take(box, axis, int(at[0]), int(at[-1]), len(at))
-    at = np.clip(at, 0, length - 1)
-    left = np.minimum(np.floor(at), max(length - 2, 0)).astype(np.int64)
-    index = torch.from_numpy(left).to(box.device)
-    shape = [1] * box.ndim
-    shape[axis] = len(at)
-    weight = torch.from_numpy(at - left).to(device=box.device, dtype=dtype).reshape(shape)
-    first = box.index_select(axis, index).to(dtype)
-    if length == 1:
-        return first
-    return first.lerp_(box.index_select(axis, index + 1).to(dtype), weight)
+def _separable(matrix: Matrix, size: Sequence[int]) -> dict[int, tuple[int, npt.NDArray[np.float64]]]:
+    """{case axis: (view axis, positions)} of the case axes that depend on one view axis alone, and it on them alone."""
+    coupled = matrix[:3, :3] != 0
+    found: dict[int, tuple[int, npt.NDArray[np.float64]]] = {}
+    for case in range(3):
+        view = int(np.argmax(coupled[case]))
+        if coupled[case].sum() == 1 and coupled[:, view].sum() == 1:
+            found[case] = (view, matrix[case, view] * np.arange(size[view]) + matrix[case, 3])
+    return found
 
 
-def _take(box: Tensor, axis: int, first: int, last: int, count: int) -> Tensor:
-    """Every step-th voxel from `first` to `last`, whichever is greater; bit-equal values."""
-    step = abs(last - first) // max(count - 1, 1) or 1
-    low = min(first, last)
-    part = box.narrow(axis, low, abs(last - first) + 1)
+def _is_whole(at: npt.NDArray[np.float64], length: int) -> bool:
+    """Whether all positions are voxels of an axis of `length`."""
+    return bool((at == np.round(at)).all() and at.min() >= 0 and at.max() < length)
+
+
+def _take(box: Tensor, axis: int, at: npt.NDArray[np.float64]) -> Tensor:
+    """The voxels at evenly spaced whole positions along one axis; bit-equal values."""
+    first, last = int(at[0]), int(at[-1])
+    step = abs(last - first) // max(len(at) - 1, 1) or 1
+    part = box.narrow(axis, min(first, last), abs(last - first) + 1)
     if step > 1:
         part = part[(slice(None),) * axis + (slice(None, None, step),)]
     return part.flip(axis) if last < first else part
 
 
-def _plane(box: Tensor, pairs: dict[int, int], matrix: Matrix, size: Sequence[int]) -> Tensor:
-    """Bilinear sampling in the plane of the two axes that are turned into each other, all slices at once."""
-    (axis, view_axis), *_ = pairs.items()
+def _resample_axis(box: Tensor, axis: int, at: npt.NDArray[np.float64]) -> Tensor:
+    """Linear interpolation along one axis at positions `at`."""
+    length = box.shape[axis]
+    at = np.clip(at, 0, length - 1)
+    left = np.minimum(np.floor(at), max(length - 2, 0)).astype(np.int64)
+    index = torch.from_numpy(left).to(box.device)
+    first = box.index_select(axis, index)
+    if length == 1:
+        return first
+    shape = [1] * box.ndim
+    shape[axis] = len(at)
+    weight = torch.from_numpy(at - left).to(box).reshape(shape)
+    return first.lerp_(box.index_select(axis, index + 1), weight)
+
+
+def _plane(box: Tensor, axis: int, view_axis: int, matrix: Matrix, size: Sequence[int]) -> Tensor:
+    """Bilinear sampling in the plane across `axis`, which is done already; all slices at once, as channels."""
     planes = [case for case in range(3) if case != axis]
     views = [view for view in range(3) if view != view_axis]
     slices = box.movedim(axis + 1, 1)

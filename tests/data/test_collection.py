@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.volumes import one_group
 
 from nnssl.data.case import CaseEntry, Constants
 from nnssl.data.collection import Collection
@@ -17,6 +16,7 @@ from nnssl.data.sidecar import BodyMask
 from nnssl.data.split import split
 from nnssl.errors import DataError, UsageError
 from nnssl.needs import Needs
+from tests.volumes import one_group
 
 CT = Constants(scheme="CTNormalization", offset=60.0, scale=250.0, lower=-950.0, upper=700.0)
 ZSCORE = Constants(scheme="ZScoreNormalization", offset=1.0, scale=2.0)

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.volumes import collect, noise_cases, one_group, ramp, write_case
 
 from nnssl.data import reading
 from nnssl.data.collection import Collection
@@ -20,6 +19,7 @@ from nnssl.method import Batch
 from nnssl.needs import Needs
 from nnssl.views.intensity import Contrast, Gamma, GaussianBlur, GaussianNoise
 from nnssl.views.spec import BlockMask, Geometry, Intensity, Source, ViewGroup, ViewSpec
+from tests.volumes import collect, noise_cases, one_group, ramp, write_case
 
 OPS = Intensity(ops=(GaussianNoise((0.0, 0.1)), GaussianBlur((0.1, 1.0)), Contrast((0.7, 1.3)), Gamma((0.7, 1.5))))
 SPEC = ViewSpec(

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.volumes import collect, noise, noise_cases, one_group, ramp, write_case
 
 from nnssl.data.collection import Collection
 from nnssl.data.loader import make_batch
@@ -20,6 +19,7 @@ from nnssl.errors import DataError
 from nnssl.needs import Match, Needs
 from nnssl.views.affine import overlap
 from nnssl.views.spec import Geometry, IntegerCrop, Source, ViewGroup, ViewSpec
+from tests.volumes import collect, noise, noise_cases, one_group, ramp, write_case
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.volumes import collect, noise, one_group, ramp, write_case
 
 from nnssl.data.loader import make_batch
 from nnssl.method import View
@@ -18,6 +17,7 @@ from nnssl.needs import Needs
 from nnssl.views.affine import view_to_case
 from nnssl.views.geometry import antialias_sigma, cut, read_bounds
 from nnssl.views.spec import Geometry, IntegerCrop
+from tests.volumes import collect, noise, one_group, ramp, write_case
 
 ISOTROPIC, ANISOTROPIC = (1.0, 1.0, 1.0), (5.0, 0.8, 0.8)
 EVERYTHING = Geometry(

@@ -58,6 +58,16 @@ class EMATeacher(Deferred):
         """What the averaged copy says."""
         return self.network(*args, **kwargs)
 
+    @torch.no_grad()
+    def agree(self, *, on_teacher: bool) -> None:
+        """Make teacher and student bit-equal again: the student takes the teacher's values, or the other way round."""
+        followed = dict(self._student[0].named_parameters())
+        for name, ours in self.network.named_parameters():
+            if on_teacher:
+                followed[name].copy_(ours)
+            else:
+                ours.copy_(followed[name])
+
     def commit(self, commit: Commit) -> None:
         """Move by m(index, total) towards the student, or stay bit-equal where the step was dropped."""
         momentum = self.momentum(commit.index, commit.total)

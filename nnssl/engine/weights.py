@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nnssl.blocks.ema import EMATeacher
 from nnssl.engine.checkpoint import read_checked
 from nnssl.errors import StateError
 from nnssl.method import Method
@@ -16,7 +17,7 @@ from nnssl.method import Method
 def load_weights(method: Method, path: Path) -> str:
     """Copy encoder (and decoder, where the method exports one) from an exported file; a sentence with the count.
 
-    Teachers are copies of the student at the start of a run; those are found as variants and get the same values.
+    A teacher is a copy of its student at the start of a run, and is again after this, whichever of them is exported.
 
     Args:
         method: its `export_network()` says which of its networks nnU-Net's names belong to.
@@ -42,6 +43,11 @@ def load_weights(method: Method, path: Path) -> str:
         if decoder is not None:
             unet = getattr(decoder, "network", decoder)
             counts["decoder"] = _copy(getattr(unet, "decoder", unet), weights, "decoder.", path)
+    loaded = {
+        id(p) for encoder, decoder in targets for m in (encoder, decoder) if m is not None for p in m.parameters()
+    }
+    for teacher in (module for module in method.modules() if isinstance(module, EMATeacher)):
+        teacher.agree(on_teacher=any(id(p) in loaded for p in teacher.network.parameters()))
     parts = " and ".join(f"{count} {part} tensors" for part, count in counts.items() if count)
     return f"Starting from {path}: {parts} loaded, every one that the method exports."
 

@@ -65,3 +65,15 @@ def test_copy_of_a_method_follows_its_own_student() -> None:
     commit_all(twin, commit())
     assert not torch.equal(twin.teacher.network.weight, holder.teacher.network.weight)
     torch.testing.assert_close(twin.teacher.network.weight, 0.5 * holder.teacher.network.weight + 3.5)
+
+
+@pytest.mark.parametrize("on_teacher", [True, False])
+def test_teacher_and_student_agree_again_on_either_ones_values(on_teacher: bool) -> None:
+    student = nn.Linear(3, 2)
+    teacher = EMATeacher(student, momentum=CosineMomentum(0.9))
+    with torch.no_grad():
+        teacher.network.weight.fill_(5.0)
+        student.weight.fill_(7.0)
+    teacher.agree(on_teacher=on_teacher)
+    expected = torch.full((2, 3), 5.0 if on_teacher else 7.0)
+    assert torch.equal(student.weight, expected) and torch.equal(teacher.network.weight, expected)

@@ -60,7 +60,8 @@ def onto_grid(image: Image, plan: CasePlan, *, keep_raw: bool = False) -> OnGrid
         cropped = cropped.copy()  # normalisation must not reach the raw values, nor the image they came from
     constants = _normalise(cropped, plan)
     data = _resampled(cropped, shape, spacing_mm, plan)
-    to_world = image.to_world @ _permutation(plan.transpose) @ _stored_to_cropped(cropped.shape[1:], data.shape[1:], box)
+    to_source = _permutation(plan.transpose) @ _stored_to_cropped(cropped.shape[1:], data.shape[1:], box)
+    to_world = image.to_world @ to_source
     return OnGrid(data=data, raw=raw, to_world=to_world, box=box, constants=constants)
 
 

@@ -69,9 +69,10 @@ def import_task(source: Path, raw: Path, *, say: Callable[[str], None] = lambda 
     for case in (*parts.training, *parts.test):
         _copy(images[case], case, raw / target / "imagesTr")
         _copy_label(labels[case], raw / target / "labelsTr" / (case + ENDING))
+    subject = _subject_rule(splits, about.get("subjects", {}))
     write_dataset_json(
         raw / pretraining, channels=channels, labels={"background": 0}, cases=len(parts.unlabelled),
-        subjects=_subjects(parts.unlabelled, splits, about.get("subjects", {})),
+        subjects={case: subject(case) for case in parts.unlabelled if subject(case) != case},
     )  # fmt: skip
     write_dataset_json(raw / target, channels=channels, labels=names, cases=len(parts.training) + len(parts.test))
     return Cohort(
@@ -91,17 +92,20 @@ def split_cases(
     """Divide cases by subject, the same way every time.
 
     `splits` may name `pretrain_unlabelled` (or `unlabelled`), `fine_tune_labelled` (or `labelled`), `few_shot_5` and
-    `subject_of_case`; what it names is kept, the rest is drawn by subject. At most 16 test subjects are used; labelled
-    subjects beyond them are pretrained on, without their labels.
+    `subject_of_case`; what it names is kept, the rest is drawn by subject. At most 16 test subjects are used, and half
+    of what is left after training where there are no other scans to pretrain on; labelled subjects beyond them are
+    pretrained on, without their labels.
+
+    Args:
+        images: all cases.
+        labelled: those with labels.
+        splits: content of `splits.json`, may be empty.
+        subjects: {case: subject} of `dataset.json`; a case in neither is a subject of its own.
 
     Raises:
         DataError: fewer than 5 training and 6 test subjects, or a split that puts one subject on two sides.
     """
-    known = {**subjects, **splits.get("subject_of_case", {})}
-
-    def subject(case: str) -> str:
-        return str(known.get(case, case))
-
+    subject = _subject_rule(splits, subjects)
     allowed = set(splits.get("fine_tune_labelled", splits.get("labelled", labelled)))
     usable = sorted(case for case in labelled if case in allowed)
     named = [case for case in splits.get("few_shot_5", []) if case in usable]
@@ -110,7 +114,8 @@ def split_cases(
     groups = {name: [case for case in usable if subject(case) == name] for name in order}
     fresh = [groups.pop(name)[0] for name in order[: max(0, TRAINING_SUBJECTS - len(named))]]
     training = [*named[:TRAINING_SUBJECTS], *fresh]
-    test_subjects = list(groups)[:TEST_SUBJECTS]
+    others = {subject(case) for case in images} - {subject(case) for case in usable}
+    test_subjects = list(groups)[: TEST_SUBJECTS if others else min(TEST_SUBJECTS, max(6, len(groups) // 2))]
     test = [case for name in test_subjects for case in groups[name]]
     held = {subject(case) for case in (*training, *test)}
     wanted = splits.get("pretrain_unlabelled", splits.get("unlabelled"))
@@ -147,9 +152,29 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _subjects(cases: Sequence[str], splits: Mapping[str, Any], subjects: Mapping[str, str]) -> dict[str, str]:
-    known = {**subjects, **splits.get("subject_of_case", {})}
-    return {case: str(known[case]) for case in cases if case in known}
+def _subject_rule(splits: Mapping[str, Any], subjects: Mapping[str, str]) -> Callable[[str], str]:
+    """Case to subject. `subject_of_case` is a mapping, or begins with "(id+1)//2": ids 2k-1 and 2k are one subject, as
+    the two sides of a scan in the Decathlon's hippocampus task.
+
+    Raises:
+        DataError: it is something else.
+    """
+    rule = splits.get("subject_of_case", {})
+    if isinstance(rule, Mapping):
+        known = {**subjects, **rule}
+        return lambda case: str(known.get(case, case))
+    if not str(rule).replace(" ", "").startswith("(id+1)//2"):
+        raise DataError(f"subject_of_case in splits.json must map cases to subjects, or say (id+1)//2; it is {rule!r}.")
+
+    def paired(case: str) -> str:
+        number = re.search(r"(\d+)$", case)
+        if number is None:
+            raise DataError(
+                f"splits.json counts subjects as (id+1)//2, but the case {case!r} does not end in a number."
+            )
+        return f"{case[: number.start()]}subject_{(int(number[1]) + 1) // 2:03d}"
+
+    return paired
 
 
 def _labels(
@@ -162,7 +187,7 @@ def _labels(
         return {str(v): int(k) for k, v in given.items()} if keys_are_values else {k: int(v) for k, v in given.items()}
     values: set[int] = set()
     for path in labels.values():
-        values |= {int(v) for v in np.unique(SimpleITK.GetArrayViewFromImage(SimpleITK.ReadImage(str(path))))}
+        values |= {int(v) for v in np.unique(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))))}
     say(f"Nothing names the labels; the label files hold {sorted(values)}.")
     return {"background": 0, **{f"label_{value}": value for value in sorted(values - {0})}}
 
@@ -173,7 +198,7 @@ def _channels(about: Mapping[str, Any], files: Sequence[Path], say: Callable[[st
         return tuple(str(given[key]) for key in sorted(given, key=int))
     image = SimpleITK.ReadImage(str(files[0]))
     count = len(files) if image.GetDimension() == 3 else image.GetSize()[3]
-    is_ct = float(SimpleITK.GetArrayViewFromImage(image).min()) < _AIR_HU
+    is_ct = float(SimpleITK.GetArrayFromImage(image).min()) < _AIR_HU
     kind = "CT" if is_ct else "MR"
     say(f"Nothing names the channels; the values of {files[0].name} look like {kind}.")
     return (kind,) * count if is_ct else tuple(f"{kind}{index}" for index in range(count))

@@ -108,6 +108,14 @@ def test_blur_equals_scipy_for_any_shape(shape: tuple[int, int, int], sigma: flo
     np.testing.assert_allclose(got[0], blur(x[0], sigma) if sigma > 0.125 else x[0], atol=1e-8)
 
 
+@pytest.mark.parametrize("shape", [(80, 3, 5), (3, 80, 5), (3, 5, 80), (1, 70, 1)])
+def test_blur_of_long_axes_equals_scipy(shape: tuple[int, int, int]) -> None:
+    x = np.random.default_rng(0).standard_normal((2, *shape))
+    got, drawn = run(GaussianBlur((0.5, 2.0)), torch.from_numpy(x))
+    for row in range(2):
+        np.testing.assert_allclose(got[row], blur(x[row], drawn["sigma"][row, 0]), atol=1e-8)
+
+
 def test_half_of_the_factors_lie_below_one() -> None:
     drawn = draw_about_one(numpy_generator(0, 0), (0.7, 1.5), 4000)
     assert abs((drawn < 1).mean() - 0.5) < 0.03

@@ -38,7 +38,7 @@ from nnssl.engine.step import StepRunner
 from nnssl.engine.weights import load_weights
 from nnssl.errors import RecipeError, UsageError
 from nnssl.method import Method
-from nnssl.planning.plan_like import Keep, default_name
+from nnssl.planning.plan_like import CONFIGURATION, Keep, default_name
 
 
 class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
@@ -351,7 +351,7 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
                 "recipe_hash": self.run_recipe.digest(),
                 "steps": self.steps_done,
                 "total_steps": self.run_recipe.total_steps,
-                "data": self.feed.identity,
+                "data": {**self.feed.identity, "sources": self.feed.sources},
             },
             citations=[
                 {"type": "Pretraining method", "name": type(self).__name__, "apa_citations": [self.method.PAPER]}
@@ -362,14 +362,14 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.print_to_log_file(str(report))
 
     def _next_commands(self) -> list[str]:
-        weights, configuration = self.folder.path / FINAL, self.configuration_name
+        weights = self.folder.path / FINAL
         plans = default_name(self.plans_manager.plans, Keep())
         return [
             f"Pretraining is done: {weights}",
             "Fine-tune with stock nnU-Net (4 stands for your labelled data set):",
             f"    nnssl_plan_like {weights} -d 4",
-            f"    nnUNetv2_preprocess -d 4 -plans_name {plans} -c {configuration}",
-            f"    nnUNetv2_train 4 {configuration} 0 -p {plans} -pretrained_weights {weights}",
+            f"    nnUNetv2_preprocess -d 4 -plans_name {plans} -c {CONFIGURATION}",
+            f"    nnUNetv2_train 4 {CONFIGURATION} 0 -p {plans} -pretrained_weights {weights}",
         ]
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:

@@ -155,3 +155,9 @@ def test_bad_input_gets_one_sentence(workspace: Path, arguments: tuple[str, ...]
         arguments = ("--name", "bad", *arguments)
     words = words_of(workspace, *arguments, code=code)
     assert message in words and "Traceback" not in words
+
+
+def test_weights_tell_the_hash_of_every_scan_they_saw(finished: Path) -> None:
+    told = torch.load(finished / "checkpoint_final.pth", weights_only=True)["provenance"]["data"]
+    assert len(told["sources"]) >= told["cases"] > 0
+    assert all(name.startswith("Dataset") and digest for name, digest in told["sources"].items())

@@ -27,6 +27,7 @@ class Feed:
     Attributes:
         info: what the method may know.
         identity: data sets, mix, number of cases and a hash of them: a continued run must have the same.
+        sources: {"DATASET/CASE": hash of the scan's content}, for a later check that no test scan was pretrained on.
         sentences: what the log should say about the data.
     """
 
@@ -53,6 +54,8 @@ class Feed:
             batch_size=recipe.batch_size, steps_per_epoch=recipe.steps_per_epoch
         )
         self.sentences = list(self.collection.notes)
+        entries = [*self.collection.training, *self.collection.held_out]
+        self.sources = {f"{e.dataset}/{e.case_id}": e.source_hash for e in entries if e.source_hash}
         cases = sorted((e.dataset, e.case_id, e.shape, e.source_hash) for e in self.collection.training)
         self.identity: Mapping[str, Any] = {
             "datasets": [folder.parent.name for folder in folders],

@@ -69,10 +69,10 @@ class DeSDConfig:
         published_views: 16 x 96 x 96 voxels of raw HU / 1024 instead of the plan's values and sizes.
     """
 
-    prototypes: int = 1024
-    hidden: int = 2048
-    bottleneck: int = 256
-    pooling: Pooling = "mean"
+    prototypes: int = 4096
+    hidden: int = 512
+    bottleneck: int = 128
+    pooling: Pooling = "mean_std"
     head_norm: HeadNorm = "everywhere"
     student_temperature: float = 0.1
     teacher_temperature: tuple[float, float] = (0.04, 0.04)

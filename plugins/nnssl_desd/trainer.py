@@ -42,6 +42,9 @@ class DeSDTrainer(SSLTrainer):
             ),
             method=DeSDConfig(
                 prototypes=60_000,
+                hidden=2048,
+                bottleneck=256,
+                pooling="mean",
                 head_norm="hidden",
                 teacher_temperature=(0.04, 0.07),
                 flip=(0.8, 0.8, 0.8),

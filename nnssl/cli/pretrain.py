@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
             "nnssl_pretrain 745 3d_fullres -tr DeSDTrainer",
             "nnssl_pretrain 745 3d_fullres -tr DeSDTrainer --c",
             "nnssl_pretrain 745 3d_fullres -tr DeSDTrainer --c --set epochs=600",
-            "nnssl_pretrain 745 3d_fullres -tr MAETrainer --name K4096 --set epochs=300 method.ratio=0.6",
+            "nnssl_pretrain 745 3d_fullres -tr MAETrainer --name masked --set epochs=300 method.ratio=0.7,0.8",
             "nnssl_pretrain 745 746 3d_fullres -tr MAETrainer --mix 1 2 -num_gpus 4",
             "torchrun --nproc_per_node 4 $(which nnssl_pretrain) 745 3d_fullres -tr MAETrainer",
         ],

@@ -167,7 +167,7 @@ def assignments(pairs: Iterable[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise RecipeError(f"--set takes key=value; found {pair!r}. Example: --set epochs=300 method.ratio=0.6")
+            raise RecipeError(f"--set takes key=value; found {pair!r}. Example: --set epochs=300 method.ratio=0.6,0.7")
         if key in found:
             raise RecipeError(f"--set {key} was given twice ({found[key]} and {value}); give it once.")
         found[key] = value

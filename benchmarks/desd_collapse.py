@@ -76,6 +76,7 @@ ROWS = {
     "residual encoder": Row(residual=True),
     "residual encoder, lr 5e-4": Row(residual=True, lr=5e-4),
     "residual encoder, pooling mean": Row({"pooling": "mean"}, residual=True),
+    "residual encoder, pooling mean, lr 5e-4": Row({"pooling": "mean"}, lr=5e-4, residual=True),
 }
 
 

@@ -40,7 +40,7 @@ class Arm:
 
 
 def read_arm(folder: Path) -> Arm:
-    """What `NnsslDemoFinetune` left in a fold's folder."""
+    """What `NnsslMeasuredFinetune` left in a fold's folder."""
     curve = json.loads((folder / "curve.json").read_text())
     final = json.loads((folder / "final.json").read_text())["dice"]
     rows = np.array([[math.nan if value is None else value for value in row] for row in final.values()])

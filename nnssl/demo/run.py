@@ -16,10 +16,10 @@ from nnssl.demo.commands import Job, Runner, Screen, program
 from nnssl.demo.settings import LABELS, Settings
 from nnssl.demo.small_plan import CONFIGURATION, NAME, small_plan
 from nnssl.errors import NnsslError, UsageError
-from nnssl.evaluate.finetune_schedule import VARIABLE, FinetuneSchedule
+from nnssl.evaluate.finetune_schedule import VARIABLE, MeasuredSchedule
 
 ARMS = ("scratch", "pretrained")
-FINETUNER = "NnsslDemoFinetune"
+FINETUNER = "NnsslMeasuredFinetune"
 PHANTOM_MM = 6.0  # voxel size at which a whole torso fits a network that two cores can train
 _STEPS = 7
 
@@ -198,9 +198,8 @@ class Demonstration:
             f"-pretrained_weights, {iterations} iterations each"
         )
         on_gpu = self.settings.device == "cuda"
-        schedule = FinetuneSchedule(
-            iterations=iterations, evaluate_every=self.settings.evaluate_every, threads=0 if on_gpu else 1
-        )
+        every = self.settings.evaluate_every
+        schedule = MeasuredSchedule(epochs=iterations // every, iterations_per_epoch=every, threads=0 if on_gpu else 1)
         schedule.save(self.paths.schedule)
         weights = self.paths.weights(cohort, self.settings.trainer)
         jobs = []

@@ -1,87 +1,190 @@
-"""How long and how a short fine-tuning runs: one small file shared by the process that plans it and nnU-Net's."""
+"""How long and how a fine-tuning runs: shared by the process that plans it and nnU-Net's, without torch.
+
+Stock `nnUNetv2_train` has no option that could carry numbers, so they travel in `NNSSL_FINETUNE`: JSON, or the name of
+a JSON file. What is not given keeps the default of the trainer class.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal, TypeVar
 
+from nnssl.engine.typed import closest, field_types, from_plain
 from nnssl.errors import RecipeError
 
-VARIABLE = "NNSSL_FINETUNE"  # names the JSON file; stock nnUNetv2_train has no option that could carry it
+VARIABLE = "NNSSL_FINETUNE"
+POLY_EXPONENT = 0.9  # nnU-Net's
+Name = Literal["warmup", "sawtooth", "frozen_then_thawed", "frozen"]
+NAMES: tuple[Name, ...] = ("warmup", "sawtooth", "frozen_then_thawed", "frozen")
+_IN_PHASES = ("sawtooth", "frozen_then_thawed")
+_FIRST_PHASE = 0.05  # of the epochs; as the warm-up
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSchedule:
-    """The schedule of a fine-tuning, the same for every arm of a comparison.
+    """The schedule of a fine-tuning.
 
     Attributes:
-        iterations: optimizer steps; a multiple of `evaluate_every`.
-        evaluate_every: steps between two measurements of Dice on whole held-out cases.
-        curve_cases: held-out cases measured on the way (all of them are measured at the end).
-        peak_lr: learning rate after the warm-up, with AdamW.
-        warmup: share of the steps in which the rate rises linearly from 0, in [0, 1).
-        weight_decay: AdamW's.
-        mirroring: mirror along all axes in training and prediction, as nnU-Net does; False keeps left and right apart.
-        seed: of weights, patches and augmentation.
+        schedule: "warmup": all parts learn, the rate rises linearly, then falls. "sawtooth": first the decoder alone,
+            while the rate rises to its peak, then all parts as in "warmup". "frozen_then_thawed": as "warmup", but the
+            encoder rests for the first epochs. "frozen": as "warmup", but the encoder never learns.
+        epochs: nnU-Net's unit of logging and checkpoints.
+        iterations_per_epoch: optimizer steps.
+        validation_iterations: batches an epoch for nnU-Net's pseudo Dice.
+        peak_lr: learning rate after the warm-up. nnU-Net's 1e-2 throws away part of what was pretrained.
+        warmup: share of all iterations in which the rate rises, in [0, 1).
+        frozen_epochs: epochs of the first phase, for the schedules that have one; None: 5 % of the epochs, at least 1.
+        decay: after the warm-up, "poly" (nnU-Net's) or "cosine", down to 0.
+        optimizer: "sgd" (Nesterov, momentum 0.99, nnU-Net's) or "adamw".
+        weight_decay: the optimizer's.
+        mirroring: mirror along nnU-Net's axes in training and prediction; False keeps left and right apart.
+        seed: of weights, and of patches and augmentation where nnU-Net loads in this process (nnUNet_n_proc_DA=0):
+            nobody can seed its workers.
         threads: of torch on the CPU; 0 leaves nnU-Net's choice, which is every core of the machine even where this
             process may use only some of them.
     """
 
-    iterations: int = 250
-    evaluate_every: int = 50
-    curve_cases: int = 4
-    peak_lr: float = 1e-2
-    warmup: float = 0.1
-    weight_decay: float = 1e-2
-    mirroring: bool = False
+    schedule: Name = "warmup"
+    epochs: int = 1000
+    iterations_per_epoch: int = 250
+    validation_iterations: int = 50
+    peak_lr: float = 1e-3
+    warmup: float = 0.05
+    frozen_epochs: int | None = None
+    decay: Literal["poly", "cosine"] = "poly"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    weight_decay: float = 3e-5
+    mirroring: bool = True
     seed: int = 0
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if self.evaluate_every < 1 or self.iterations < 1 or self.iterations % self.evaluate_every:
-            raise RecipeError(
-                f"iterations ({self.iterations}) must be a positive multiple of evaluate_every "
-                f"({self.evaluate_every}): Dice is measured at the end of every stretch."
-            )
+        for key in ("epochs", "iterations_per_epoch", "validation_iterations"):
+            if getattr(self, key) < 1:
+                raise RecipeError(f"{key} must be at least 1; it is {getattr(self, key)}.")
+        if not 0 < self.peak_lr < math.inf:
+            raise RecipeError(f"peak_lr must be positive; it is {self.peak_lr}.")
         if not 0 <= self.warmup < 1:
             raise RecipeError(f"warmup is a share of the iterations in [0, 1), not {self.warmup}.")
+        if self.schedule not in _IN_PHASES:
+            if self.frozen_epochs is not None:
+                raise RecipeError(f"frozen_epochs belongs to {' and '.join(_IN_PHASES)}, not to {self.schedule}.")
+            return
+        if not 1 <= self.first_phase < self.epochs:
+            raise RecipeError(
+                f"{self.schedule} has two phases: frozen_epochs ({self.first_phase}) must be at least 1 and below "
+                f"epochs ({self.epochs})."
+            )
+        if self.schedule == "sawtooth" and self.first_phase / self.epochs + self.warmup >= 1:
+            raise RecipeError(
+                f"sawtooth warms up twice: frozen_epochs / epochs ({self.first_phase}/{self.epochs}) and warmup "
+                f"({self.warmup:g}) must leave time for the rest; together they must stay below 1."
+            )
+
+    @property
+    def iterations(self) -> int:
+        """All optimizer steps."""
+        return self.epochs * self.iterations_per_epoch
+
+    @property
+    def first_phase(self) -> int:
+        """Epochs in which the encoder rests before it learns."""
+        if self.schedule not in _IN_PHASES:
+            return 0
+        return max(1, round(_FIRST_PHASE * self.epochs)) if self.frozen_epochs is None else self.frozen_epochs
+
+    def encoder_rests(self, epoch: int) -> bool:
+        """Whether the encoder keeps its weights in this epoch (from 0)."""
+        return self.schedule == "frozen" or epoch < self.first_phase
 
     def learning_rate(self, iteration: int) -> float:
-        """Linear warm-up, then a half cosine down to 0 at `iterations`. `iteration` counts from 0."""
-        rising = self.warmup * self.iterations
-        if iteration < rising:
-            return self.peak_lr * (iteration + 1) / (rising + 1)
-        done = (iteration - rising) / max(1.0, self.iterations - rising)
-        return self.peak_lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        """Linear rise to `peak_lr`, then down to 0 at `iterations`; "sawtooth" rises twice. `iteration` is from 0."""
+        start = self.first_phase * self.iterations_per_epoch if self.schedule == "sawtooth" else 0
+        if iteration < start:
+            return self.peak_lr * (iteration + 1) / (start + 1)
+        rising, step = self.warmup * self.iterations, iteration - start
+        if step < rising:
+            return self.peak_lr * (step + 1) / (rising + 1)
+        done = min(1.0, (step - rising) / max(1.0, self.iterations - start - rising))
+        if self.decay == "cosine":
+            return self.peak_lr * 0.5 * (1 + math.cos(math.pi * done))
+        return self.peak_lr * float((1 - done) ** POLY_EXPONENT)
+
+    def to_json(self) -> dict[str, Any]:
+        """All values, as JSON holds them."""
+        return asdict(self)
 
     def save(self, path: Path) -> None:
-        """Write the schedule where `from_environment` of another process will read it."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        """Write the schedule where another process will read it."""
+        path.write_text(json.dumps(self.to_json(), indent=2) + "\n")
 
 
-def from_environment() -> FinetuneSchedule:
-    """The schedule in the file that NNSSL_FINETUNE names, or the defaults where it is not set.
+@dataclass(frozen=True, kw_only=True)
+class MeasuredSchedule(FinetuneSchedule):
+    """A short run on the CPU with Dice on whole held-out cases after every epoch, the same for every arm.
+
+    AdamW with a cosine instead of SGD: scratch is better off with it in a short run, too. No mirroring: left and right
+    organs are classes of their own.
+
+    Attributes:
+        curve_cases: held-out cases measured on the way (all of them are measured at the end).
+    """
+
+    epochs: int = 5
+    iterations_per_epoch: int = 50
+    validation_iterations: int = 1  # only feeds nnU-Net's log; the curve is the measurement
+    peak_lr: float = 1e-2
+    warmup: float = 0.1
+    decay: Literal["poly", "cosine"] = "cosine"
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    weight_decay: float = 1e-2
+    mirroring: bool = False
+    curve_cases: int = 4
+
+
+S = TypeVar("S", bound=FinetuneSchedule)
+
+
+def changed(schedule: S, values: Mapping[str, object]) -> S:
+    """`schedule` with the given values (JSON, or text of the command line), set all at once.
 
     Raises:
-        RecipeError: the file is not there, is no JSON object, or has an unknown key.
+        RecipeError: an unknown key, a value of another type, or values that do not fit each other.
     """
-    name = os.environ.get(VARIABLE)
-    if not name:
-        return FinetuneSchedule()
-    path = Path(name)
-    if not path.is_file():
-        raise RecipeError(f"{VARIABLE} must name a JSON file with a fine-tuning schedule; there is none at {path}.")
-    try:
-        values = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise RecipeError(
-            f"{VARIABLE}={path} is not valid JSON: {error}. Write it with FinetuneSchedule.save."
-        ) from error
-    known = [field.name for field in fields(FinetuneSchedule)]
-    unknown = sorted(set(values) - set(known)) if isinstance(values, dict) else [type(values).__name__]
+    known = field_types(type(schedule))
+    unknown = [key for key in values if key not in known]
     if unknown:
-        raise RecipeError(f"{VARIABLE}={path} has unknown keys {', '.join(unknown)}; known are {', '.join(known)}.")
-    return FinetuneSchedule(**values)
+        raise RecipeError(
+            f"A fine-tuning has no {unknown[0]}.{closest(unknown[0], list(known))} The keys are: {', '.join(known)}."
+        )
+    read = {key: from_plain(value, known[key], key=key) for key, value in values.items()}
+    return type(schedule)(**{**asdict(schedule), **read})
+
+
+def given() -> dict[str, object]:
+    """What NNSSL_FINETUNE says: JSON, or the name of a JSON file; empty where it is not set.
+
+    Raises:
+        RecipeError: the file is not there, or it is no JSON object.
+    """
+    text = os.environ.get(VARIABLE, "").strip()
+    if not text:
+        return {}
+    where = VARIABLE
+    if not text.startswith("{"):
+        path, where = Path(text), f"{VARIABLE}={text}"
+        if not path.is_file():
+            raise RecipeError(f"{VARIABLE} must hold JSON or name a JSON file with a schedule; {path} is no file.")
+        text = path.read_text()
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RecipeError(f'{where} is not valid JSON: {error}. Example: {{"epochs": 100}}.') from error
+    if not isinstance(values, dict):
+        raise RecipeError(f'{where} must be a JSON object such as {{"epochs": 100}}, not a {type(values).__name__}.')
+    return values

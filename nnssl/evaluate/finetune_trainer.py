@@ -1,14 +1,8 @@
-"""A short, seeded fine-tuning for stock `nnUNetv2_train`: the same for scratch and pretrained arms.
+"""Fine-tuning for stock `nnUNetv2_train`, found through `nnUNet_extTrainer`: one class a schedule, numbers outside.
 
-Stock nnU-Net trains 1000 epochs of 250 steps and has no option for less, so the schedule comes with a trainer class,
-found through `nnUNet_extTrainer`. Network, loss, augmentation, patch sampling, `-pretrained_weights` and the export of
-predictions stay nnU-Net's. What differs, and why:
-
-- AdamW with warm-up and cosine instead of SGD at 1e-2: a pretrained network survives its first steps (Isensee et al.
-  2024 and the peers' published recipes: warm-up, peak 1e-3), and scratch is better off with it in a short run, too.
-- No mirroring unless asked for: left and right organs are classes of their own.
-- Dice on whole held-out cases every few steps (`curve.json`) and at the end (`final.json`), in this process: nnU-Net's
-  validation starts worker processes that take longer than a small network does. Nothing is selected by these numbers.
+Network, loss, augmentation, patch sampling, `-pretrained_weights`, validation and prediction stay nnU-Net's. What
+differs: the schedule (finetune_schedule.py), which moves the learning rate every step; an encoder that may rest; and
+a seed, which nnU-Net has none of. A finished training is predicted with by stock nnU-Net without `nnUNet_extTrainer`.
 """
 
 from __future__ import annotations
@@ -16,18 +10,22 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics
-from nnunetv2.inference.export_prediction import export_prediction_from_logits
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
 
-from nnssl.evaluate.finetune_schedule import FinetuneSchedule, from_environment
+from nnssl.atomic import whole_file
+from nnssl.errors import PlanError, RecipeError
+from nnssl.evaluate.finetune_schedule import FinetuneSchedule, changed, given
 
-CURVE, FINAL = "curve.json", "final.json"
+SETTINGS = "finetuning.json"
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
+_MOMENTUM = 0.99  # nnU-Net's
+_SAVE_EVERY = 50  # epochs, nnU-Net's
+_SAVES = 20  # at least so many checkpoints a training, however short
 
 
 class _Scheduler:
@@ -37,28 +35,18 @@ class _Scheduler:
         self.optimizer, self.schedule = optimizer, schedule
 
     def step(self, epoch: int) -> None:
-        self.at(epoch * self.schedule.evaluate_every)
+        self.at(epoch * self.schedule.iterations_per_epoch)
 
     def at(self, iteration: int) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate(iteration)
 
 
-class _InPairs(torch.nn.Module):
-    """Computes every window twice: torch 2.15 convolves a batch of one on the CPU 8 times slower than one of two."""
+class NnsslFinetuneWarmup(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net ships no types
+    """Everything learns: warm-up to 1e-3, then poly. The other schedules derive from it."""
 
-    def __init__(self, network: torch.nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The network's answer to (1, C, D, H, W)."""
-        answers: torch.Tensor = self.network(torch.cat((x, x)))
-        return answers[:1]
-
-
-class NnsslDemoFinetune(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net ships no types
-    """nnU-Net's trainer with the schedule of `NNSSL_FINETUNE`. One "epoch" is `evaluate_every` steps."""
+    DEFAULTS: ClassVar[FinetuneSchedule] = FinetuneSchedule()
+    ANY_SCHEDULE: ClassVar[bool] = False  # folders are named after the class, so a class stands for its schedule
 
     def __init__(
         self,
@@ -68,27 +56,91 @@ class NnsslDemoFinetune(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net ships n
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
     ) -> None:
+        continued = bool(plans.get("continue_training"))  # nnU-Net takes it out
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.schedule = from_environment()
-        self.num_iterations_per_epoch = self.schedule.evaluate_every
-        self.num_epochs = self.schedule.iterations // self.schedule.evaluate_every
-        self.num_val_iterations_per_epoch = 1  # only feeds nnU-Net's log; the curve below is the measurement
+        self.schedule = self._settle(continued)
+        self.num_epochs = self.schedule.epochs
+        self.num_iterations_per_epoch = self.schedule.iterations_per_epoch
+        self.num_val_iterations_per_epoch = self.schedule.validation_iterations
         self.initial_lr, self.weight_decay = self.schedule.peak_lr, self.schedule.weight_decay
+        self.save_every: int = min(_SAVE_EVERY, max(1, self.num_epochs // _SAVES))
         self.iteration = 0
         if self.schedule.threads:
             torch.set_num_threads(self.schedule.threads)
         self.seed()
 
+    def _settle(self, continued: bool) -> FinetuneSchedule:
+        """The class's defaults with what the user gave; a continued run keeps its own."""
+        values = given()
+        schedule = changed(self.DEFAULTS, values)
+        if schedule.schedule != self.DEFAULTS.schedule and not self.ANY_SCHEDULE:
+            raise RecipeError(
+                f"{type(self).__name__} trains with the schedule {self.DEFAULTS.schedule}, not {schedule.schedule}. "
+                f"Choose the trainer of that schedule, or leave 'schedule' away."
+            )
+        file = Path(self.output_folder) / SETTINGS
+        if not continued or not file.is_file():
+            return schedule
+        kept = changed(self.DEFAULTS, json.loads(file.read_text()))
+        differing = [key for key in values if getattr(schedule, key) != getattr(kept, key)]
+        if differing:
+            key = differing[0]
+            raise RecipeError(
+                f"The training in {self.output_folder} runs with {key}={getattr(kept, key)} and cannot go on with "
+                f"{getattr(schedule, key)}. Leave {key} away to continue it."
+            )
+        return kept
+
     def seed(self) -> None:
-        """Seed all three generators; before the network is built, and again before the first patch is drawn, so that
-        loading weights in between changes nothing else."""
-        random.seed(self.schedule.seed)
-        np.random.seed(self.schedule.seed)
-        torch.manual_seed(self.schedule.seed)
+        """Seed all three generators: before the network is built, and again before the first patch is drawn, so that
+        loading weights in between changes nothing else. A continued run must not draw its first patches again."""
+        seed = self.schedule.seed + self.iteration
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    def encoder(self) -> nn.Module:
+        """The part that may rest.
+
+        Raises:
+            PlanError: the network has no `encoder`.
+        """
+        network: Any = self.network
+        for wrapper in ("module", "_orig_mod"):  # DistributedDataParallel, torch.compile
+            network = getattr(network, wrapper, network)
+        encoder = getattr(network, "encoder", None)
+        if not isinstance(encoder, nn.Module):
+            raise PlanError(
+                f"The schedule {self.schedule.schedule} freezes `network.encoder`, which {type(network).__name__} does "
+                f"not have. Use the schedule warmup."
+            )
+        return encoder
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, _Scheduler]:
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        if self.is_ddp and self.schedule.first_phase:
+            raise RecipeError(
+                f"{self.schedule.schedule} lets the encoder learn later, which torch's data-parallel wrapper cannot "
+                f"follow. Use one GPU, or the schedule warmup or frozen."
+            )
+        self._enter(epoch=0)  # before data-parallel wrapping, which looks at what learns
+        parameters = self.network.parameters()
+        optimizer: torch.optim.Optimizer
+        if self.schedule.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(parameters, lr=self.initial_lr, weight_decay=self.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(
+                parameters, lr=self.initial_lr, weight_decay=self.weight_decay, momentum=_MOMENTUM, nesterov=True
+            )
         return optimizer, _Scheduler(optimizer, self.schedule)
+
+    def _enter(self, *, epoch: int) -> None:
+        """Let the encoder rest or learn. A parameter without gradient is left out by the optimizer, decay included."""
+        if self.schedule.schedule == "warmup":
+            return
+        rests, encoder = self.schedule.encoder_rests(epoch), self.encoder()
+        encoder.requires_grad_(not rests)
+        if rests:
+            encoder.eval()  # running statistics of a batch normalisation rest as well
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
         rotation, dummy_2d, initial_patch_size, axes = (
@@ -101,7 +153,12 @@ class NnsslDemoFinetune(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net ships n
     def on_train_start(self) -> None:
         self.seed()
         super().on_train_start()
-        self._record(0)
+        if self.local_rank == 0:
+            self.schedule.save(Path(self.output_folder) / SETTINGS)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._enter(epoch=self.current_epoch)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         self.lr_scheduler.at(self.iteration)
@@ -109,100 +166,42 @@ class NnsslDemoFinetune(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net ships n
         outputs: dict[str, Any] = super().train_step(batch)
         return outputs
 
-    def on_epoch_end(self) -> None:
-        super().on_epoch_end()
-        self._record(self.iteration)
-
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
         super().load_checkpoint(filename_or_checkpoint)
-        self.iteration = self.current_epoch * self.schedule.evaluate_every
+        self.iteration = self.current_epoch * self.schedule.iterations_per_epoch
 
-    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Predict all held-out cases into `validation/`; their Dice, on the scans' own grid, goes to `final.json`."""
-        folder = Path(self.output_folder) / "validation"
-        folder.mkdir(exist_ok=True)
-        truth = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
-        ending, labels = self.dataset_json["file_ending"], self.label_manager.foreground_labels
-        cases: dict[str, list[float | None]] = {}
-        for case, logits, _, properties in self._predictions(self.held_out()):
-            export_prediction_from_logits(
-                logits,
-                properties,
-                self.configuration_manager,
-                self.plans_manager,
-                self.dataset_json,
-                str(folder / case),
-            )
-            reader = self.plans_manager.image_reader_writer_class()
-            found = compute_metrics(str(truth / (case + ending)), str(folder / (case + ending)), reader, labels)
-            cases[case] = [_number(found["metrics"][label]["Dice"]) for label in labels]
-        _write_json(Path(self.output_folder) / FINAL, {"iteration": self.iteration, "dice": cases})
-        self.print_to_log_file(f"Dice of {len(cases)} held-out cases: {_mean(cases):.3f}")
-
-    def held_out(self) -> list[str]:
-        """The validation cases of this fold; in the demonstration, the test subjects."""
-        return sorted(self.do_split()[1])
-
-    def _record(self, iteration: int) -> None:
-        """Append one measurement to `curve.json`: Dice per case and organ on the preprocessed grid."""
-        path = Path(self.output_folder) / CURVE
-        points = json.loads(path.read_text()) if iteration and path.is_file() else []
-        state = (random.getstate(), np.random.get_state(), torch.get_rng_state())
-        chosen = self.held_out()[: self.schedule.curve_cases]
-        dice = {
-            case: self._dice(logits, segmentation)
-            for case, logits, segmentation, _ in self._predictions(chosen, tile_step=1.0)
-        }
-        random.setstate(state[0])
-        np.random.set_state(state[1])
-        torch.set_rng_state(state[2])
-        points = [point for point in points if point["iteration"] < iteration]
-        _write_json(path, [*points, {"iteration": iteration, "dice": dice}])
-        self.print_to_log_file(f"Held-out Dice after {iteration} iterations: {_mean(dice):.3f}")
-
-    def _dice(self, logits: torch.Tensor, segmentation: np.ndarray[Any, Any]) -> list[float | None]:
-        """Dice per foreground label; None where neither the truth nor the prediction has it."""
-        predicted = self.label_manager.convert_logits_to_segmentation(logits).numpy()
-        values: list[float | None] = []
-        for label in self.label_manager.foreground_labels:
-            ours, theirs = predicted == label, segmentation == label
-            size = int(ours.sum() + theirs.sum())
-            values.append(2 * int((ours & theirs).sum()) / size if size else None)
-        return values
-
-    def _predictions(self, cases: list[str], *, tile_step: float = 0.5) -> Any:
-        """Yield (case, logits, segmentation (D, H, W), properties) by nnU-Net's own sliding window."""
-        self.set_deep_supervision_enabled(False)
-        self.network.eval()
-        predictor = nnUNetPredictor(
-            tile_step_size=tile_step, use_mirroring=self.schedule.mirroring, device=self.device, allow_tqdm=False
-        )
-        network = _InPairs(self.network) if self.device.type == "cpu" else self.network
-        predictor.manual_initialization(
-            network, self.plans_manager, self.configuration_manager, None, self.dataset_json,
-            type(self).__name__, self.inference_allowed_mirroring_axes,
-        )  # fmt: skip
-        dataset = self.dataset_class(self.preprocessed_dataset_folder, cases)
-        for case in cases:
-            data, segmentation, _, properties = dataset.load_case(case)
-            logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(data[:]))).cpu()
-            yield case, logits, np.asarray(segmentation[:])[0], properties
-        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        unchanged = type(self).build_network_architecture is nnUNetTrainer.build_network_architecture
+        if self.local_rank == 0 and unchanged:
+            for name in CHECKPOINTS:
+                name_stock_trainer(Path(self.output_folder) / name)
 
 
-def _number(value: float) -> float | None:
-    """JSON has no NaN: nnU-Net's Dice of an organ that is nowhere."""
-    return None if np.isnan(value) else float(value)
+class NnsslFinetuneSawtooth(NnsslFinetuneWarmup):
+    """First the decoder alone, then everything, each with a warm-up."""
+
+    DEFAULTS = FinetuneSchedule(schedule="sawtooth")
 
 
-def _mean(dice: dict[str, list[float | None]]) -> float:
-    """Mean over cases and organs, leaving out organs that are nowhere."""
-    values = [value for row in dice.values() for value in row if value is not None]
-    return float(np.mean(values)) if values else float("nan")
+class NnsslFinetuneFrozenThenThawed(NnsslFinetuneWarmup):
+    """The encoder rests for the first epochs."""
+
+    DEFAULTS = FinetuneSchedule(schedule="frozen_then_thawed")
 
 
-def _write_json(path: Path, content: Any) -> None:
-    """Write in full or not at all: an interrupted run must not leave half a file."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)
+class NnsslFinetuneFrozen(NnsslFinetuneWarmup):
+    """The encoder never learns."""
+
+    DEFAULTS = FinetuneSchedule(schedule="frozen")
+
+
+def name_stock_trainer(path: Path) -> None:
+    """Let a checkpoint name `nnUNetTrainer`, whose network it holds: then prediction needs no `nnUNet_extTrainer`."""
+    if not path.is_file():
+        return
+    # written by this process a moment ago; nnU-Net's own files hold numpy scalars, which weights_only refuses
+    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    checkpoint["trainer_name"] = nnUNetTrainer.__name__
+    with whole_file(path) as temporary:
+        torch.save(checkpoint, temporary)

@@ -3,6 +3,18 @@
 nnU-Net imports this file as a top-level module and forgets it afterwards; the classes live in the installed package.
 """
 
-from nnssl.evaluate.finetune_trainer import NnsslDemoFinetune
+from nnssl.evaluate.finetune_measured import NnsslMeasuredFinetune
+from nnssl.evaluate.finetune_trainer import (
+    NnsslFinetuneFrozen,
+    NnsslFinetuneFrozenThenThawed,
+    NnsslFinetuneSawtooth,
+    NnsslFinetuneWarmup,
+)
 
-__all__ = ["NnsslDemoFinetune"]
+__all__ = [
+    "NnsslFinetuneFrozen",
+    "NnsslFinetuneFrozenThenThawed",
+    "NnsslFinetuneSawtooth",
+    "NnsslFinetuneWarmup",
+    "NnsslMeasuredFinetune",
+]

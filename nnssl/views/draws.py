@@ -166,7 +166,7 @@ def _rotation_limits(geometry: Geometry, spacing_mm: Vector) -> Vector:
     out_of_plane = geometry.through_plane_rotation_deg
     if out_of_plane is None:
         out_of_plane = 0.0 if spacing_mm.max() > ANISOTROPY * spacing_mm.min() else geometry.rotation_deg
-    limits = np.full(3, out_of_plane)
+    limits = np.full(3, float(out_of_plane))  # whole degrees given as int must not make all whole
     limits[_through_axis(spacing_mm)] = geometry.rotation_deg
     return limits
 

@@ -82,12 +82,9 @@ def _change_intensities(
         intensity = intensity_of(group, views[0])
         if intensity is None:
             continue
-        part = image[:, views.start : views.stop]
-        flat = part.flatten(0, 1)
+        part = image[:, views.start : views.stop].view(-1, *image.shape[2:])
         names = [(key, group.name, view) for key in keys for view in views]
-        apply_chain(flat, intensity, [sample[view].chain for sample in draws for view in views], seed, names)
-        if flat.data_ptr() != part.data_ptr() or not part.is_contiguous():
-            part.copy_(flat.reshape(part.shape))
+        apply_chain(part, intensity, [sample[view].chain for sample in draws for view in views], seed, names)
 
 
 def _mask(group: ViewGroup, draws: Sequence[Sequence[ViewDraw]], device: torch.device) -> Tensor | None:

@@ -157,6 +157,12 @@ def test_rotation_30_means_degrees(tmp_path: Path) -> None:
     assert abs(float(angle.mean())) < 5
 
 
+def test_a_whole_number_of_degrees_about_one_axis_does_not_round_the_others(tmp_path: Path) -> None:
+    geometry = Geometry(rotation_deg=0.9, through_plane_rotation_deg=0)
+    drawn = view_of(tmp_path, geometry, ISOTROPIC, keys=5).draws["rotation_deg"]
+    assert (drawn[..., 0] != 0).all() and (drawn[..., 1:] == 0).all()
+
+
 def test_no_rotation_out_of_plane_where_spacing_differs_threefold(tmp_path: Path) -> None:
     turned = view_of(tmp_path, Geometry(rotation_deg=30), ANISOTROPIC, keys=5).draws["rotation_deg"]
     assert (turned[..., 1:] == 0).all() and (turned[..., 0] != 0).all()

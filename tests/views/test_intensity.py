@@ -165,6 +165,22 @@ def test_slicewise_treats_every_slice_as_a_channel_in_2d() -> None:
     assert (image[0, 0, [0, 1, 3, 4, 5]] == 0).all()
 
 
+@pytest.mark.parametrize("slicewise", [False, True])
+def test_one_view_of_several_is_changed_in_place_however_many_are_taken_at_once(
+    slicewise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intensity = Intensity(ops=(BrightnessAdd(1.0), GaussianBlur((1.0, 2.0))), slicewise=slicewise)
+    chains = [draw_chain(intensity, 2, SHAPE[0], 0, key) for key in range(3)]
+    names = [(key, "v", 1) for key in range(3)]
+    views = torch.randn(3, 2, 2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    one_by_one, together = views.clone(), views.clone()
+    apply_chain(one_by_one[:, 1], intensity, chains, 0, names)
+    monkeypatch.setattr("nnssl.views.intensity.apply._at_once", len)  # as on a GPU
+    apply_chain(together[:, 1], intensity, chains, 0, names)
+    assert not torch.equal(together[:, 1], views[:, 1]) and torch.equal(together[:, 0], views[:, 0])
+    torch.testing.assert_close(together, one_by_one)
+
+
 def test_only_the_drawn_channels_change_and_a_batch_equals_its_elements() -> None:
     ops = tuple(replace(op, channel_probability=0.5) for op, _ in REFERENCES if not isinstance(op, Sharpen))
     intensity = Intensity(ops=ops)

@@ -33,21 +33,28 @@ def apply_chain(
     batch gives the same bits, and a view stays in the cache through the chain. Other devices take all views at once.
 
     Args:
-        images: (M, C, D, H, W), contiguous.
+        images: (M, C, D, H, W), every one contiguous.
         intensity: the operations, the same for all M views.
         chains: M draws.
         seed: the run's seed, for noise fields.
         names: M times (sample key, group, view).
     """
-    step = 1 if images.device.type == "cpu" else len(images)
-    for start in range(0, len(images), max(step, 1)):
-        part = slice(start, start + step)
-        rows = images[part]
-        rows = rows.flatten(0, 2) if intensity.slicewise else rows.flatten(0, 1)
+    step = _at_once(images)
+    for start in range(0, len(images), step):
+        part = images[start : start + step]
+        # One view of several lies in memory with gaps between the samples: its rows are then changed in a copy.
+        rows = part.reshape(-1, *part.shape[3 if intensity.slicewise else 2 :]).contiguous()
         for position, op in enumerate(intensity.ops):
-            draws = [chain[position] for chain in chains[part]]
+            draws = [chain[position] for chain in chains[start : start + step]]
             if any(draw is not None for draw in draws):
-                _apply_op(rows, op, draws, seed, [(*name, position) for name in names[part]])
+                _apply_op(rows, op, draws, seed, [(*name, position) for name in names[start : start + step]])
+        if rows.data_ptr() != part.data_ptr():
+            part.copy_(rows.view(part.shape))
+
+
+def _at_once(images: Tensor) -> int:
+    """How many views an operation works on at a time."""
+    return 1 if images.device.type == "cpu" else max(len(images), 1)
 
 
 def _apply_op(

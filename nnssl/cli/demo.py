@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -61,11 +62,17 @@ def _demo(arguments: argparse.Namespace) -> None:
         raw=None if arguments.raw is None else str(Path(arguments.raw).expanduser().resolve()),
     )
     folder = folder_of(arguments.out or arguments.workspace)
+    signal.signal(signal.SIGTERM, _leave)
     report = Demonstration(folder, settings, _Screen()).run()
     print(f"\n{report['cohort']}; {report['trainer']}, {report['pretraining_steps']} steps; "
           f"{report['seconds'] / 60:.1f} minutes since the start\n")  # fmt: skip
     print(table(report))
     print(f"\nNumbers: {folder / REPORT}\nPicture: {folder / PICTURE}\nLogs:    {folder / 'logs'}")
+
+
+def _leave(number: int, frame: object) -> None:
+    """Leave through every `finally`, so that the commands that were started are stopped, too."""
+    raise SystemExit(128 + number)
 
 
 class _Screen:

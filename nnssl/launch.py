@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nnssl.engine.run_folder import RunOptions
 from nnssl.engine.typed import closest
 from nnssl.errors import PlanError, UsageError
-from nnssl.paths import Folders, folders
+from nnssl.paths import Folders, dataset_id, folders
 from nnssl.registry import find_trainer
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def read_plans(where: Folders, request: Request) -> dict[str, Any]:
         known = sorted(path.stem for path in home.glob("*.json") if "lans" in path.stem) if home.is_dir() else []
         raise PlanError(
             f"{file} is needed, but is not there. Plans of {request.dataset}: {', '.join(known) or 'none'}. Run "
-            f"nnssl_plan_and_preprocess -d {request.dataset[7:].split('_')[0]}, or choose plans with -p."
+            f"nnssl_plan_and_preprocess -d {dataset_id(request.dataset)}, or choose plans with -p."
         )
     plans = _read_json(file)
     known = sorted(plans["configurations"])

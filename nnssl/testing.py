@@ -207,7 +207,6 @@ class _Kit:
         self._same(
             before, method, "forward changed {name}; deferred state moves in commit() alone.", deferred_only=True
         )
-        before = copy.deepcopy(method.state_dict())
         with torch.no_grad():
             for parameter in method.parameters():
                 if parameter.requires_grad:

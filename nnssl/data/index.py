@@ -74,14 +74,15 @@ def read_index(folder: Path) -> Index:
 def stored_index(folder: Path) -> Index | None:
     """What our index files in `folder` say, merged; None where there is none.
 
+    Where several files list a case, the one written last counts: an array job of another size, or a run that was
+    killed before it removed the parts, may have left older entries.
+
     Raises:
         DataError: a damaged index, or parts made with different plans.
     """
-    files = [folder / INDEX_FILE, *sorted(folder.glob("nnssl_index.part-*-of-*.json"))]
+    found = [file for file in (folder / INDEX_FILE, *folder.glob("nnssl_index.part-*-of-*.json")) if file.is_file()]
     merged: Index | None = None
-    for file in files:
-        if not file.is_file():
-            continue
+    for file in sorted(found, key=lambda file: (file.stat().st_mtime_ns, file.name)):
         index = _read_file(file)
         if merged is None:
             merged = index

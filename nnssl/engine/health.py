@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnssl.atomic import whole_file
 from nnssl.blocks.sampling import voxel_vectors
 from nnssl.engine import health_metrics as metrics
 from nnssl.engine.frozen import undisturbed
@@ -159,9 +160,8 @@ class HealthProbe:
             "start": plain(self.baseline),
             "history": self._history,
         }
-        temporary = folder / "health.json.tmp"
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(folder / "health.json")
+        with whole_file(folder / "health.json") as temporary:
+            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def state_dict(self) -> dict[str, Any]:
         """History and running sums; the probe set is drawn anew from the seed."""

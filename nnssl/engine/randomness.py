@@ -9,7 +9,7 @@ between processes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
@@ -68,14 +68,9 @@ def uniform(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """(B, *shape) uniform in [0, 1); row i depends on (seed, keys[i], name) alone. `keys`: (B,) int64 on the CPU."""
-    count = prod(shape)
-    if count > CPU_DRAW_LIMIT:
-        rows = [
-            torch.rand(tuple(shape), generator=torch_generator(seed, key, name, device=device), device=device)
-            for key in keys.tolist()
-        ]
-        return _stack(rows, shape, device, dtype)
-    drawn = [numpy_generator(seed, key, name).random(count) for key in keys.tolist()]
+    if prod(shape) > CPU_DRAW_LIMIT:
+        return _on_device(torch.rand, seed, keys, name, shape, device, dtype)
+    drawn = [numpy_generator(seed, key, name).random(prod(shape)) for key in keys.tolist()]
     below_one = 1.0 - torch.finfo(dtype).eps / 2  # the largest value under 1: rounding to `dtype` must not reach 1
     return _from_numpy(drawn, shape, device, dtype).clamp_(max=below_one)
 
@@ -90,14 +85,9 @@ def normal(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """(B, *shape) standard normal; row i depends on (seed, keys[i], name) alone. `keys`: (B,) int64 on the CPU."""
-    count = prod(shape)
-    if count > CPU_DRAW_LIMIT:
-        rows = [
-            torch.randn(tuple(shape), generator=torch_generator(seed, key, name, device=device), device=device)
-            for key in keys.tolist()
-        ]
-        return _stack(rows, shape, device, dtype)
-    drawn = [numpy_generator(seed, key, name).standard_normal(count) for key in keys.tolist()]
+    if prod(shape) > CPU_DRAW_LIMIT:
+        return _on_device(torch.randn, seed, keys, name, shape, device, dtype)
+    drawn = [numpy_generator(seed, key, name).standard_normal(prod(shape)) for key in keys.tolist()]
     return _from_numpy(drawn, shape, device, dtype)
 
 
@@ -119,6 +109,18 @@ def _from_numpy(
     return torch.from_numpy(flat).to(dtype).reshape(len(drawn), *shape).to(device)
 
 
-def _stack(rows: list[Tensor], shape: Sequence[int], device: torch.device | str, dtype: torch.dtype) -> Tensor:
-    """Rows of `shape` as one (B, *shape) tensor."""
+def _on_device(
+    draw: Callable[..., Tensor],
+    seed: int,
+    keys: Tensor,
+    name: str,
+    shape: Sequence[int],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Large fields, one `draw` (torch.rand or torch.randn) per sample by the device's own keyed generator."""
+    rows = [
+        draw(tuple(shape), generator=torch_generator(seed, key, name, device=device), device=device)
+        for key in keys.tolist()
+    ]
     return torch.stack(rows).to(dtype) if rows else torch.empty((0, *shape), device=device, dtype=dtype)

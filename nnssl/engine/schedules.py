@@ -40,13 +40,6 @@ def cosine(step: int, *, total: int, start: float, end: float) -> float:
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * min(step, total) / total))
 
 
-def linear_by_epoch(epoch: int, *, epochs: int, start: float, end: float) -> float:
-    """`start` at epoch 0, `end` at epoch `epochs` - 1 and after (DINO's teacher temperature)."""
-    if epochs <= 1 or epoch >= epochs:
-        return end
-    return start + (end - start) * epoch / (epochs - 1)
-
-
 @dataclass(frozen=True)
 class Extension:
     """A run of `total_before` steps that got a new length when `step` steps were done."""

@@ -47,12 +47,3 @@ class StopRequest:
     def exit_code(self) -> int:
         """128 + the signal's number."""
         return 128 + self.received
-
-
-class Stopped(Exception):
-    """The run was left in good order before its end, with its state saved."""
-
-    def __init__(self, exit_code: int, step: int) -> None:
-        super().__init__(f"Stopped after step {step}.")
-        self.exit_code = exit_code
-        self.step = step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -59,6 +60,16 @@ def test_parts_merge_and_a_case_made_later_leaves_quarantine(tmp_path):
     merged = read_index(tmp_path)
     assert list(merged.entries) == ["a", "b", "c"]
     assert merged.quarantined == {"d": "broken"}
+
+
+def test_of_two_entries_for_a_case_the_one_written_last_counts(tmp_path):
+    index = index_of(tmp_path, "a")
+    write_index(tmp_path, Index(dataset="D", entries={"a": replace(index.entries["a"], raw_file=None)}), part=(2, 4))
+    write_index(tmp_path, Index(dataset="D", entries=index.entries), part=(1, 8))
+    os.utime(tmp_path / index_file((2, 4)), ns=(1, 1))
+    assert read_index(tmp_path).entries["a"].raw_file == "a_raw.b2nd"
+    os.utime(tmp_path / index_file((1, 8)), ns=(0, 0))
+    assert read_index(tmp_path).entries["a"].raw_file is None
 
 
 def test_parts_of_different_plans_are_refused(tmp_path):

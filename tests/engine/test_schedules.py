@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nnssl.engine.schedules import Extension, LearningRate, cosine, linear_by_epoch, warmup_cosine
+from nnssl.engine.schedules import Extension, LearningRate, cosine, warmup_cosine
 
 
 def test_learning_rate_of_desd() -> None:
@@ -25,16 +25,6 @@ def test_momentum_of_the_teacher() -> None:
 
 def test_weight_decay_of_cads() -> None:
     assert [cosine(step, total=100, start=0.04, end=0.4) for step in (0, 50, 100)] == pytest.approx([0.04, 0.22, 0.4])
-
-
-@pytest.mark.parametrize("warmup", [20, 50])
-def test_teacher_temperature_rises_by_epoch_and_stays(warmup: int) -> None:
-    value = [linear_by_epoch(e, epochs=warmup, start=0.04, end=0.07) for e in (0, 1, warmup - 1, warmup, 299)]
-    assert value == pytest.approx([0.04, 0.04 + 0.03 / (warmup - 1), 0.07, 0.07, 0.07])
-
-
-def test_one_epoch_of_ramp_is_its_end() -> None:
-    assert linear_by_epoch(0, epochs=1, start=0.04, end=0.07) == 0.07
 
 
 def test_warmup_longer_than_the_run_ends_at_the_peak() -> None:

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import SimpleITK
 
 from nnssl.demo.cohort import TARGET, Cohort
-from nnssl.demo.measure import difference, probe, read_arm, summary
+from nnssl.demo.measure import difference, probe, summary
 from nnssl.demo.settings import LABELS, Settings
 from nnssl.demo.small_plan import CONFIGURATION, NAME
+from nnssl.evaluate.runs import read_arm
 from nnssl.report.figures import Comparison, Example, draw_comparison
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from nnssl.demo.cohort import PRETRAIN, TARGET, Cohort, make_phantom_cohort
-from nnssl.demo.commands import Job, Runner, Screen, program
 from nnssl.demo.settings import LABELS, Settings
 from nnssl.demo.small_plan import CONFIGURATION, NAME, small_plan
 from nnssl.errors import NnsslError, UsageError
+from nnssl.evaluate.commands import Job, Runner, Screen, program
 from nnssl.evaluate.finetune_schedule import VARIABLE, MeasuredSchedule
 
 ARMS = ("scratch", "pretrained")

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnssl.demo.measure import difference, read_arm, summary
+from nnssl.demo.measure import difference, summary
 from nnssl.demo.report import table
 from nnssl.demo.settings import CURVE_POINTS, Settings
 from nnssl.errors import UsageError
+from nnssl.evaluate.runs import read_arm
 
 
 def test_an_arm_is_read_with_absent_organs_left_out(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nnssl.demo.commands import Job, Runner, program
 from nnssl.errors import NnsslError
+from nnssl.evaluate.commands import Job, Runner, program
 
 
 class Recorder:

@@ -21,7 +21,7 @@ TAIL_LINES = 12
 
 
 class Screen(Protocol):
-    """Where the demonstration speaks; the command line implements it."""
+    """Where a long command speaks; the command line implements it."""
 
     def say(self, sentence: str) -> None:
         """A line that stays."""

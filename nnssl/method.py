@@ -287,7 +287,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def features(self, image: Tensor) -> Features:
-        """Features of (N, C, D, H, W) images; called in eval mode without gradient, for health and probes."""
+        """Features of (N, C, D, H, W) images, for health and probes; called in eval mode without gradient.
+
+        Health is measured on rank 0 alone: nothing here may talk to other ranks, as `BatchNorm` of our heads does.
+        """
 
     @abstractmethod
     def export_network(self) -> Exported:

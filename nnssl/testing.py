@@ -114,12 +114,9 @@ class _Kit:
         if again != self.spec or self.method_class.needs(self.config) != self.needs:
             raise self.broken("needs() and views() must be pure; two calls with the same arguments gave two answers.")
         try:
-            check_views(self.spec, self.networks.plan)
+            check_views(self.spec, self.networks.plan, self.needs)
         except NnsslError as error:
             raise self.broken(f"views() gave an illegal view. {error}") from error
-        names = [group.name for group in self.spec.groups]
-        if len(set(names)) < len(names):
-            raise self.broken(f"every view group needs a name of its own; found {names}.")
 
     # ---------------------------------------------------------------------------------------------- losses
 

@@ -102,14 +102,12 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.num_input_channels = len(self.plans_manager.foreground_intensity_properties_per_channel)
         plan = plan_info(configuration, channels=self.num_input_channels, patch_size=recipe.patch_size)
         names = [self.plans_manager.dataset_name, *self.options.datasets]
-        home, identifier = (
-            Path(self.preprocessed_dataset_folder_base).parent,
-            self.configuration_manager.data_identifier,
-        )
-        folders = [home / name / identifier for name in names]
-        self.feed = Feed(folders, mix=self.options.mix, needs=needs, recipe=recipe, trainer=type(self).__name__)
+        home = Path(self.preprocessed_dataset_folder_base).parent
+        folders = [home / name / self.configuration_manager.data_identifier for name in names]
+        asked = type(self).__name__ + (f" --preset {self.options.preset}" if self.options.preset else "")
+        self.feed = Feed(folders, mix=self.options.mix, needs=needs, recipe=recipe, trainer=asked)
         views = self.method.views(recipe.method, plan, self.feed.info)
-        check_views(views, plan)
+        check_views(views, plan, needs)
         self.feed.describe(views, plan)
         torch.manual_seed(recipe.seed)  # of the initial weights
         networks = PlanNetworks(configuration["architecture"], plan, self.feed.info, compile=self._do_i_compile())
@@ -279,9 +277,10 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.gate.settle()
         if rank() == 0:
             self.save_checkpoint()
-            self._publish(FINAL, final=True)
-            for sentence in self._next_commands():
-                self.print_to_log_file(sentence)
+            if not self.disable_checkpointing:
+                self._publish(FINAL, final=True)
+                for sentence in self._next_commands():
+                    self.print_to_log_file(sentence)
         self._wait_for_all()
 
     def _leave(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nnssl.atomic import whole_file
 from nnssl.errors import StateError
 
 TIMINGS = ("seconds", "wait_share")  # keys that differ from run to run
@@ -62,12 +63,8 @@ class MetricsFile:
         self.kept = [line for line in read_metrics(path) if _known_at(line, start_step)]
         self.lines = len(self.kept)
         self._last = self.kept[-1] if self.kept else None
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
+        with whole_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(_row(line) for line in self.kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
 
     def append(self, line: Line) -> None:
         """Write a line; it is in the file when this returns. Values that are not finite become null."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nnssl.data.requirements import check_spec
 from nnssl.encoders.pyramid import cumulative_strides
 from nnssl.engine.recipe import Recipe
 from nnssl.errors import PlanError, RecipeError
@@ -63,17 +64,16 @@ def check_sides(what: str, size: Size, stride: Size) -> None:
         )
 
 
-def check_views(spec: ViewSpec, plan: PlanInfo) -> None:
-    """Refuse views that the encoder would round in silence, or that refer to no source.
+def check_views(spec: ViewSpec, plan: PlanInfo, needs: Needs) -> None:
+    """Refuse views that contradict themselves or the method's needs, or that the encoder would round in silence.
 
     Raises:
+        PluginError: as `nnssl.data.requirements.check_spec`.
         PlanError: naming the group.
     """
-    names = {source.name for source in spec.sources}
+    check_spec(spec, needs)
     for group in spec.groups:
         check_sides(f"The size of the views {group.name!r}", group.size, plan.total_stride)
-        if group.source not in names:
-            raise PlanError(f"The views {group.name!r} come from {group.source!r}; the sources are {sorted(names)}.")
 
 
 def check_batch(needs: Needs, recipe: Recipe, *, ranks: int) -> None:

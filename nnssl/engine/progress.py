@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from nnssl.atomic import whole_file
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -97,9 +99,8 @@ def draw_progress(path: Path, epochs: Sequence[EpochSummary], health: Sequence[M
         _draw_health(axis, title, names, health)
     for axis in axes[4 + len(panels) :]:
         axis.set_axis_off()
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=80)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=80, format="png")
 
 
 def _draw_training(axes: Sequence[Axes], epochs: Sequence[EpochSummary]) -> None:

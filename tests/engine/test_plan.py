@@ -8,7 +8,7 @@ import pytest
 
 from nnssl.engine.plan import check_batch, check_views, plan_info
 from nnssl.engine.recipe import Recipe
-from nnssl.errors import PlanError, RecipeError
+from nnssl.errors import PlanError, PluginError, RecipeError
 from nnssl.method import Needs
 from nnssl.views.spec import Source, ViewGroup, ViewSpec
 from tests.tiny import tiny_plans
@@ -45,10 +45,10 @@ def test_views_must_be_divisible_and_have_a_source() -> None:
     group = ViewGroup(name="global", size=(16, 16, 20))
     spec = ViewSpec(sources=(Source(size=((20, 20), (20, 20), (20, 20))),), groups=(group,))
     with pytest.raises(PlanError, match=r"views 'global' \(16, 16, 20\) must be divisible"):
-        check_views(spec, plan)
+        check_views(spec, plan, Needs())
     other = replace(spec, groups=(replace(group, size=(16, 16, 16), source="other"),))
-    with pytest.raises(PlanError, match="come from 'other'"):
-        check_views(other, plan)
+    with pytest.raises(PluginError, match="names source 'other'"):
+        check_views(other, plan, Needs())
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,14 @@ class Job:
         name: of its log file and of its mark.
         command: the program and its arguments.
         environment: variables besides those of this process.
+        resume: words that go on with what an earlier call left half done; they do not make it another job.
         progress: reads how far the job is, e.g. "120/160"; "" while there is nothing to read.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    resume: Sequence[str] = ()
     progress: Callable[[], str] = lambda: ""
 
     @property
@@ -112,7 +114,7 @@ class Runner:
     def _start(self, job: Job) -> subprocess.Popen[bytes]:
         with (self.folder / f"{job.name}.log").open("wb") as log:
             return subprocess.Popen(
-                list(job.command),
+                [*job.command, *job.resume],
                 env={**os.environ, **job.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -76,3 +76,13 @@ def test_progress_is_shown_while_a_step_runs(tmp_path: Path) -> None:
 def test_an_unknown_program_is_named() -> None:
     with pytest.raises(NnsslError, match="no_such_command"):
         program("no_such_command")
+
+
+def test_words_that_resume_are_passed_and_do_not_make_another_job(tmp_path: Path) -> None:
+    code = f"import sys; open({str(tmp_path / 'words')!r}, 'w').write(' '.join(sys.argv[1:]))"
+    plain = Job(name="train", command=[sys.executable, "-c", code], environment={})
+    going_on = Job(name="train", command=plain.command, resume=["--c"], environment={})
+    runner = Runner(tmp_path / "logs", Recorder())
+    runner.run(going_on)
+    assert (tmp_path / "words").read_text() == "--c"
+    assert runner.done("train", plain.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,11 +60,14 @@ class Collection:
 
         Raises:
             DataError: data sets that do not agree, or that lack what the method needs.
-            UsageError: a mix that does not fit the data sets.
+            UsageError: a data set given twice, or a mix that does not fit the data sets.
         """
         needs = needs or Needs()
+        if len(set(folders)) < len(folders):
+            names = ", ".join(folder.parent.name for folder in folders)
+            raise UsageError(f"Every data set must be given once; found {names}. To draw one more often, use --mix.")
         groups = [tuple(read_index(folder).entries.values()) for folder in folders]
-        if mix is not None and (len(mix) != len(groups) or min(mix) <= 0):
+        if mix is not None and (len(mix) != len(groups) or not all(0 < weight < math.inf for weight in mix)):
             raise UsageError(f"--mix needs one weight over 0 for each of {len(groups)} data sets; found {list(mix)}.")
         notes = list(check_agreement(groups, raw=needs.values == "raw"))
         entries = [entry for group in groups for entry in group]

@@ -80,6 +80,10 @@ def test_data_sets_that_agree_are_joined_and_mixed(tmp_path: Path) -> None:
     assert {entry.dataset for entry in mixed.held_out} == {"Dataset745_A", "Dataset746_B"}
     with pytest.raises(UsageError, match="one weight over 0 for each of 2"):
         Collection.from_datasets(folders, mix=[1])
+    with pytest.raises(UsageError, match="one weight over 0 for each of 2"):
+        Collection.from_datasets(folders, mix=[1, float("nan")])
+    with pytest.raises(UsageError, match="given once; found Dataset745_A, Dataset745_A"):
+        Collection.from_datasets([folders[0], folders[0]])
 
 
 @pytest.mark.parametrize(

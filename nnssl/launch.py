@@ -94,6 +94,8 @@ def read_plans(where: Folders, request: Request) -> dict[str, Any]:
             f"nnssl_plan_and_preprocess -d {dataset_id(request.dataset)}, or choose plans with -p."
         )
     plans = _read_json(file)
+    if not isinstance(plans.get("configurations"), dict):
+        raise PlanError(f"{file} has no configurations: it is no plans file. Restore it, or plan again.")
     known = sorted(plans["configurations"])
     if request.configuration not in known:
         raise PlanError(
@@ -120,4 +122,6 @@ def _read_json(file: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PlanError(f"{file} cannot be read as JSON ({error}). Run nnssl_plan_and_preprocess again.") from None
+    if not isinstance(content, dict):
+        raise PlanError(f"{file} must hold a JSON object; it holds {str(content)[:40]}. Plan again, or restore it.")
     return content

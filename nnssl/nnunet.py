@@ -105,13 +105,22 @@ def reader_for(description: Mapping[str, Any]) -> str:
     """
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
+    wanted = str(description.get("overwrite_image_reader_writer", None))
+    if wanted != "None":
+        description = {**description, "overwrite_image_reader_writer": wanted}
     try:
-        return str(determine_reader_writer_from_dataset_json(dict(description), verbose=False).__name__)
+        found = str(determine_reader_writer_from_dataset_json(dict(description), verbose=False).__name__)
     except RuntimeError as error:
         raise PlanError(
             f"nnU-Net reads no files that end in {description['file_ending']!r} (file_ending of dataset.json). Convert "
             f"the scans to .nii.gz."
         ) from error
+    if wanted not in ("None", found):  # nnU-Net would take another in its place
+        raise PlanError(
+            f"nnU-Net has no reader {wanted!r} (overwrite_image_reader_writer of dataset.json). Leave the key out; "
+            f"nnU-Net would use {found}."
+        )
+    return found
 
 
 def make_plans(
@@ -135,6 +144,7 @@ def make_plans(
 
     Raises:
         UsageError: no planner of this name.
+        PlanError: it finds no plan for these sizes and spacings.
     """
     planner_class = _class_in("experiment_planning/experiment_planners", planner)
     if planner_class is None:
@@ -155,7 +165,13 @@ def make_plans(
         made.save_plans = lambda plans: None
         # ResEnc planners share nnUNetPlans' data, which may be stock nnU-Net's with other normalisation
         made.generate_data_identifier = lambda configuration: f"{plans_name}_{configuration}"
-        plans: dict[str, Any] = made.plan_experiment()
+        try:
+            plans: dict[str, Any] = made.plan_experiment()
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise PlanError(
+                f"nnU-Net's {planner} finds no plan for {dataset} ({error!r}). Check its spacing and sizes in "
+                f"dataset_fingerprint.json, or give a spacing that suits them with -overwrite_target_spacing."
+            ) from error
         recursive_fix_for_json_export(plans)
     return plans
 

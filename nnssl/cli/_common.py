@@ -14,10 +14,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from nnssl.compat import refuse_other_nnssl
-from nnssl.errors import NnsslError
+from nnssl.errors import NnsslError, UsageError
 
 INTERRUPTED = 130  # what a shell reports for a command that was ended with Ctrl-C
 _WIDTH = 110
+_WAYS_OUT = {
+    errno.EACCES: "Give yourself the right to read and write there, or choose another folder.",
+    errno.EPERM: "Give yourself the right to read and write there, or choose another folder.",
+    errno.EROFS: "It lies on a read-only disk; choose a folder that can be written.",
+    errno.ENOTDIR: "A folder is needed where a file lies; check the path.",
+    errno.EEXIST: "Something else lies there already; check the path.",
+    errno.EISDIR: "A file is needed where a folder lies; check the path.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ELOOP: "Its links lead in a circle; mend them.",
+    errno.EIO: "The disk fails; check it, then run the same command again.",
+    errno.ESTALE: "The network disk has gone away; run the same command again once it is back.",
+    errno.EMFILE: "Too many files are open; raise the limit (ulimit -n) or use fewer workers.",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,8 +83,8 @@ def run(main: Callable[[], int | None], *, prog: str) -> int:
         prog: the command's name, put before the message.
 
     Returns:
-        The exit code: 0, the error's own `exit_code`, 130 after Ctrl-C, 1 when the disk is full. Faults of ours are
-        not caught: they show their traceback.
+        The exit code: 0, the error's own `exit_code`, 130 after Ctrl-C, 1 when the disk is full or refuses. Faults of
+        ours are not caught: they show their traceback.
     """
     try:
         refuse_other_nnssl()
@@ -83,10 +96,34 @@ def run(main: Callable[[], int | None], *, prog: str) -> int:
         _say("Stopped by Ctrl-C.", prog)
         return INTERRUPTED
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        sentence = os_error(error)
+        if sentence is None:
             raise
-        _say(disk_full(error), prog)
+        _say(sentence, prog)
         return 1
+
+
+def check_plans_name(name: str) -> None:
+    """Refuse a name that could not be a plans file's and a part of folders' names.
+
+    Raises:
+        UsageError: with what is not allowed.
+    """
+    if not name or "__" in name or any(sign in name for sign in "/\\") or name.endswith(".json") or name[0] in ".-":
+        raise UsageError(
+            f"A plans name names folders: it must have no '__', no slash, no '.json' and begin with a letter or digit, "
+            f"unlike {name!r}."
+        )
+
+
+def os_error(error: OSError) -> str | None:
+    """A sentence for what the system refused and the user can mend; None for what points to a fault of ours."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return disk_full(error)
+    way_out = _WAYS_OUT.get(error.errno or 0)
+    if way_out is None or error.filename is None:
+        return None
+    return f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}). {way_out}"
 
 
 def disk_full(error: OSError) -> str:

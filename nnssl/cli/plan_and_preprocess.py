@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -90,7 +91,11 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "-target takes the plans of another data set; -pl and -overwrite_target_spacing would change them."
         )
-    if arguments.overwrite_target_spacing and min(arguments.overwrite_target_spacing) <= 0:
+    for name in (arguments.overwrite_plans_name, arguments.p):
+        if name is not None:
+            _common.check_plans_name(name)
+    spacing = arguments.overwrite_target_spacing or ()
+    if not all(0 < side < math.inf for side in spacing):  # NaN is in no range
         raise UsageError("-overwrite_target_spacing takes three sizes in mm, all greater than 0.")
     if arguments.preset and not arguments.trainers:
         raise UsageError("--preset chooses the recipe of a trainer; name the trainer with --for.")
@@ -151,6 +156,8 @@ def _one_dataset(arguments: argparse.Namespace, name: str, where: Folders, requi
         _say(f"Preprocess with: {PROG} -d {arguments.d[0]} --only_pp -p {plans['plans_name']}")
         return bad
     part = _part(arguments.part) if arguments.part else None
+    for note in dataset.notes:
+        _say(f"Warning: {note}")
     for configuration in _configurations(arguments.c, plans):
         plan = case_plan(plans, configuration)
         folder = where.preprocessed / name / plan.data_identifier

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnssl.cli._common import apply_workspace, parser, run
+from nnssl.cli._common import apply_workspace, check_plans_name, parser, run
 from nnssl.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def _plan(arguments: argparse.Namespace) -> None:
     weights = read_weights(arguments.weights)
     _check_channels(weights, target)
     keep = Keep(spacing=arguments.keep_spacing, normalization=arguments.keep_normalization, patch=arguments.keep_patch)
-    name = arguments.name or default_name(weights.plans, keep)
-    _check_name(name)
+    name = default_name(weights.plans, keep) if arguments.name is None else arguments.name
+    check_plans_name(name)
     like = _merge(weights, target, where, keep, name, arguments)
     check_fit(weights.path, like.plans, CONFIGURATION, target)
     file = where.preprocessed / target.name / f"{name}.json"
@@ -115,11 +115,6 @@ def _check_channels(weights: Weights, target: Target) -> None:
             f"The weights of {weights.path} take {weights.channels} input channel(s){known}, {target.name} has "
             f"{len(names)} ({', '.join(names)}). Pretrain on scans with the same channels."
         )
-
-
-def _check_name(name: str) -> None:
-    if not name or "__" in name or any(sign in name for sign in "/\\") or name.endswith(".json"):
-        raise UsageError(f"A plans name names folders: it must have no '__', no slash and no '.json', unlike {name!r}.")
 
 
 def _write(plans: dict[str, Any], file: Path) -> None:

@@ -69,6 +69,8 @@ def _pretrain(arguments: argparse.Namespace) -> int:
         # torch warns on every rank that it looked for unused parameters and found none; they are allowed on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     names = [dataset(given, where=where) for given in arguments.datasets]
+    if len({*names}) < len(names):
+        raise UsageError(f"A data set was given twice: {', '.join(names)}. Use --mix to draw one more often.")
     _check(arguments)
     check_name(arguments.name)
     request = Request(

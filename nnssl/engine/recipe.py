@@ -137,6 +137,8 @@ class Recipe:
             raise RecipeError(f"patch_size must be three positive sizes D,H,W; it is {self.patch_size}.")
         if self.batch_size % self.accumulate:
             raise RecipeError(
+        if self.seed >= 2**63:
+            raise RecipeError(f"seed must be below 2^63, which torch's generators hold; it is {self.seed}.")
                 f"batch_size ({self.batch_size}) must be divisible by accumulate ({self.accumulate}), because every "
                 f"micro-batch has the same number of samples; use batch_size={self.accumulate * 2} or another multiple."
             )

@@ -36,6 +36,7 @@ class RawDataset:
         modality: per channel, its name in lower case.
         cases: sorted by name, those whose channels are all there.
         malformed: {case or file name: why it cannot be used}.
+        notes: what looks wrong but stops nothing, in sentences.
     """
 
     name: str
@@ -44,6 +45,7 @@ class RawDataset:
     modality: tuple[str, ...]
     cases: tuple[RawFiles, ...]
     malformed: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def read_raw_dataset(name: str, where: Folders) -> RawDataset:
@@ -61,7 +63,11 @@ def read_raw_dataset(name: str, where: Folders) -> RawDataset:
     cases, malformed = [], {}
     for case_id in sorted(found):
         files = found[case_id]
-        if len(files) == len(modality) and None not in files:
+        if (other := case_id.removesuffix("_raw")) != case_id and other in found:
+            malformed[case_id] = (
+                f"Case {case_id} in {folder} is called as the raw values of case {other} will be. Rename it."
+            )
+        elif len(files) == len(modality) and None not in files:
             paths = tuple(file for file in files if file is not None)
             cases.append(RawFiles(case_id=case_id, files=paths, subject=str(subjects.get(case_id, case_id))))
         else:
@@ -79,6 +85,7 @@ def read_raw_dataset(name: str, where: Folders) -> RawDataset:
         modality=modality,
         cases=tuple(cases),
         malformed=malformed,
+        notes=_unknown_subjects(folder, subjects, found),
     )
 
 
@@ -97,11 +104,33 @@ def _description(folder: Path) -> dict[str, Any]:
     channels = content.get("channel_names", content.get("modality")) if isinstance(content, dict) else None
     if not isinstance(channels, dict) or sorted(channels) != sorted(map(str, range(len(channels)))) or not channels:
         raise DataError(f'{file} needs "channel_names" that count from "0". An example: {_EXAMPLE}')
+    if not all(isinstance(name, str) and name for name in channels.values()):
+        raise DataError(f'"channel_names" in {file} must be texts; they are {channels}. An example: {_EXAMPLE}')
+    if not isinstance(content.get("labels", {}), dict):
+        raise DataError(f'"labels" in {file} must map names to numbers, not {content["labels"]!r}. Example: {_EXAMPLE}')
+    if not isinstance(content.get("numTraining", 1), int) or content.get("numTraining", 1) < 1:
+        raise DataError(
+            f'"numTraining" in {file} must be a whole number over 0, not {content["numTraining"]!r}. Correct it or '
+            f"leave it out."
+        )
     if not isinstance(content.get("file_ending"), str):
         raise DataError(f'{file} needs "file_ending" (".nii.gz"). An example: {_EXAMPLE}')
-    if not isinstance(content.get("subjects", {}), dict):
+    subjects = content.get("subjects", {})
+    if not isinstance(subjects, dict) or not all(isinstance(subject, (str, int)) for subject in subjects.values()):
         raise DataError(f'"subjects" in {file} must map case names to subjects: {{"case_01": "anna", ...}}.')
     return content
+
+
+def _unknown_subjects(folder: Path, subjects: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, ...]:
+    """A misspelt case would be taken for a subject of its own, and leak into the held-out cases."""
+    absent = sorted({*subjects} - {*found})
+    if not absent:
+        return ()
+    more = ", ..." if len(absent) > 3 else ""
+    return (
+        f'"subjects" in {folder / "dataset.json"} names {len(absent)} cases that are not there '
+        f"({', '.join(absent[:3])}{more}); cases that it does not name count as a subject each. Check the spelling.",
+    )
 
 
 def _scanned(folder: Path, ending: str) -> dict[str, list[Path | None]]:
@@ -136,13 +165,19 @@ def _listed(folder: Path, description: Mapping[str, Any]) -> dict[str, list[Path
     """nnU-Net's explicit list: {"dataset": {case: {"images": [..], "label": ..}}}, paths relative to the data set."""
     try:
         return {
-            str(case): [folder / os.path.expandvars(image) for image in entry["images"]]
+            str(case): [folder / os.path.expandvars(image) for image in _list(entry["images"])]
             for case, entry in description["dataset"].items()
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f'"dataset" in {folder / "dataset.json"} must map cases to {{"images": [a path per channel]}} ({error!r}).'
         ) from error
+
+
+def _list(images: Any) -> list[Any]:
+    if not isinstance(images, list):
+        raise TypeError(f"images is {images!r}, which is no list")
+    return images
 
 
 def _wrong_channels(folder: Path, case_id: str, files: list[Path | None], description: Mapping[str, Any]) -> str:

@@ -158,7 +158,8 @@ def _checked_affine(path: Path, header: Any) -> npt.NDArray[np.float64]:
     affine = np.asarray(header.get_best_affine(), np.float64)
     axes = affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
-    if not np.isfinite(affine).all() or min(*lengths, *np.abs(header.get_zooms()[:3])) <= 0:
+    sides = np.array([*lengths, *np.abs(header.get_zooms()[:3])])
+    if not (np.isfinite(affine).all() and np.isfinite(sides).all() and sides.min() > 0):
         raise DataError(
             f"{path} has an orientation matrix with a voxel size of 0 or NaN. Convert it again from its source."
         )
@@ -177,6 +178,8 @@ def _voxel_bytes(
 ) -> npt.NDArray[Any]:
     """(D, H, W) in the stored dtype; reads `blocks` to their end, so that the checksum is checked."""
     dtype = header.get_data_dtype()
+    if not np.isfinite(header["vox_offset"]):
+        raise DataError(f"The header of {path} is damaged (vox_offset is no number). Copy or convert the file again.")
     offset = max(int(header["vox_offset"]), header.template_dtype.itemsize)
     size = shape[0] * shape[1] * shape[2] * dtype.itemsize
     try:

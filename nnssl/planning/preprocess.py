@@ -6,6 +6,8 @@ changes no voxel of the image: filling holes for the box, and making, resampling
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnssl.data.case import Constants
+from nnssl.errors import DataError
 from nnssl.planning.cropping import Box, crop, nonzero_box, nonzero_mask
 from nnssl.planning.grid import CasePlan
 from nnssl.planning.reading import Affine, Image
@@ -47,14 +50,16 @@ def onto_grid(image: Image, plan: CasePlan, *, keep_raw: bool = False) -> OnGrid
         image: as read.
         plan: what to do.
         keep_raw: also resample the values before normalisation.
+
+    Raises:
+        DataError: nothing with an extent would be left of it.
     """
     transposed = image.data.transpose(0, *(axis + 1 for axis in plan.transpose))
     spacing_mm = tuple(image.spacing_mm[axis] for axis in plan.transpose)
     box = nonzero_box(transposed)
     # One C-ordered array of our own: normalisation works in place, and the matrix products want rows
     cropped = np.ascontiguousarray(crop(transposed, box))
-    shape = new_shape(cropped.shape[1:], spacing_mm, plan.spacing_mm)
-    shape = (max(1, shape[0]), max(1, shape[1]), max(1, shape[2]))
+    shape = _checked(new_shape(cropped.shape[1:], spacing_mm, plan.spacing_mm), cropped.shape, spacing_mm, plan)
     raw = _resampled(cropped, shape, spacing_mm, plan) if keep_raw else None
     if keep_raw:
         cropped = cropped.copy()  # normalisation must not reach the raw values, nor the image they came from
@@ -63,6 +68,22 @@ def onto_grid(image: Image, plan: CasePlan, *, keep_raw: bool = False) -> OnGrid
     to_source = _permutation(plan.transpose) @ _stored_to_cropped(cropped.shape[1:], data.shape[1:], box)
     to_world = image.to_world @ to_source
     return OnGrid(data=data, raw=raw, to_world=to_world, box=box, constants=constants)
+
+
+def _checked(
+    shape: tuple[int, int, int], old: Sequence[int], spacing_mm: Sequence[float], plan: CasePlan
+) -> tuple[int, int, int]:
+    """`shape` if it is a volume that an array can hold; spacings in headers are often wrong by powers of ten."""
+    if min(shape) >= 2 and old[0] * math.prod(shape) * 4 < sys.maxsize:
+        return shape
+    raise DataError(
+        f"What is not 0 in it, {_text(old[1:])} voxels of {_text(spacing_mm)} mm, would be {_text(shape)} voxels of "
+        f"{_text(plan.spacing_mm)} mm; a volume is needed. Correct its voxel size or the plan's, or remove it."
+    )
+
+
+def _text(sides: Sequence[float]) -> str:
+    return " x ".join(f"{side:g}" for side in sides)
 
 
 def _resampled(data: Volume, shape: Sequence[int], spacing_mm: Sequence[float], plan: CasePlan) -> Volume:

@@ -138,3 +138,5 @@ def _present(file: Path) -> dict[str, Any]:
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     with whole_file(file) as temporary:
         temporary.write_text(json.dumps(content, indent=4, sort_keys=False))
+    if not isinstance(content, dict):
+        raise DataError(f"{file} holds no fingerprint but {str(content)[:40]}. Delete it, it will be made again.")

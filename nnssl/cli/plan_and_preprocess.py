@@ -25,6 +25,7 @@ _EXAMPLES = (
     f"{PROG} -d 745 746 -pl nnUNetPlannerResEncM -np 8",
     f"{PROG} -d 745 -target 4                          with the plans of data set 4, so that weights fit it",
     f"{PROG} -d 745 --for Vox2VecTrainer               and what this trainer needs besides",
+    f"{PROG} -d 745 --for DeSDTrainer --preset paper   with the published plan, nnsslPlansDeSDPaper",
     f"{PROG} -d 745 --no_pp                            plan only, then 8 array jobs:",
     f"{PROG} -d 745 --only_pp --part $I/8              I from 1 to 8",
 )
@@ -69,7 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--for", nargs="+", dest="trainers", default=[], metavar="TRAINER", help="make what these trainers need besides"
     )
-    add("--preset", metavar="NAME", help="the recipe of --for that will be used")
+    add(
+        "--preset",
+        metavar="NAME",
+        help="the recipe of --for that will be used; it may bring its own plan, as DeSD's paper does",
+    )
     add("-np", type=int, default=2, metavar="N", help="cases worked on at a time (default 2)")
     add("--skip_bad", action="store_true", help="leave out cases that cannot be used and end with success")
     add("--part", metavar="I/N", help="every N-th case from the I-th on, for array jobs; needs the plans file")
@@ -123,6 +128,11 @@ def _run(arguments: argparse.Namespace) -> int:
     where = paths.folders()
     names = [paths.dataset(each, where=where) for each in arguments.d]
     required = of_trainers(arguments.trainers, arguments.preset)
+    if required.plan is not None and arguments.overwrite_target_spacing:
+        raise UsageError(
+            f"The preset brings its own plan with voxels of {required.plan.spacing_mm:g} mm; leave "
+            f"-overwrite_target_spacing away, or use another preset."
+        )
     bad: dict[str, str] = {}
     for name in names:
         for case, reason in _one_dataset(arguments, name, where, required).items():
@@ -146,18 +156,20 @@ def _one_dataset(arguments: argparse.Namespace, name: str, where: Folders, requi
     from nnssl.planning.grid import case_plan
 
     dataset = read_raw_dataset(name, where)
-    bad = dict(dataset.malformed)
-    if arguments.only_pp or arguments.part:
-        plans, more = _existing_plans(arguments, dataset, where)
-    else:
-        plans, more = _new_plans(arguments, dataset, where)
-    bad.update(more)
-    if arguments.no_pp:
-        _say(f"Preprocess with: {PROG} -d {arguments.d[0]} --only_pp -p {plans['plans_name']}")
-        return bad
-    part = _part(arguments.part) if arguments.part else None
     for note in dataset.notes:
         _say(f"Warning: {note}")
+    bad = dict(dataset.malformed)
+    if arguments.only_pp or arguments.part:
+        plans, more = _existing_plans(arguments, dataset, where, required)
+    else:
+        plans, more = _new_plans(arguments, dataset, where, required)
+    bad.update(more)
+    if arguments.no_pp:
+        besides = f" --for {' '.join(arguments.trainers)}" if arguments.trainers else ""
+        besides += f" --preset {arguments.preset}" if arguments.preset else ""
+        _say(f"Preprocess with: {PROG} -d {arguments.d[0]} --only_pp -p {plans['plans_name']}{besides}")
+        return bad
+    part = _part(arguments.part) if arguments.part else None
     for configuration in _configurations(arguments.c, plans):
         plan = case_plan(plans, configuration)
         folder = where.preprocessed / name / plan.data_identifier
@@ -170,7 +182,15 @@ def _one_dataset(arguments: argparse.Namespace, name: str, where: Folders, requi
     return bad
 
 
-def _new_plans(arguments: argparse.Namespace, dataset: RawDataset, where: Folders) -> tuple[Plans, dict[str, str]]:
+def _default_name(arguments: argparse.Namespace, required: Required) -> str:
+    """nnsslPlans, or the name of the plan that the preset brings."""
+    wish = None if arguments.target else required.plan
+    return DEFAULT_PLANS_NAME + (wish.name if wish else "")
+
+
+def _new_plans(
+    arguments: argparse.Namespace, dataset: RawDataset, where: Folders, required: Required
+) -> tuple[Plans, dict[str, str]]:
     """Make the fingerprint and the plans; returns the plans and {case: why it was left out}."""
     from nnssl import nnunet
     from nnssl.planning.folder import checked_index, clean_folder
@@ -180,10 +200,11 @@ def _new_plans(arguments: argparse.Namespace, dataset: RawDataset, where: Folder
 
     request = PlanRequest(
         planner=arguments.pl,
-        plans_name=arguments.overwrite_plans_name or DEFAULT_PLANS_NAME,
+        plans_name=arguments.overwrite_plans_name or _default_name(arguments, required),
         spacing_mm=arguments.overwrite_target_spacing,
         target=arguments.target,
         target_plans=arguments.target_plans,
+        wish=required.plan,
     )
     reader = nnunet.reader_for(dataset.description)
     bad = write_fingerprint(dataset, reader, where, workers=arguments.np, anew=arguments.clean, say=_say)
@@ -203,14 +224,17 @@ def _new_plans(arguments: argparse.Namespace, dataset: RawDataset, where: Folder
     return load_plans(path), bad
 
 
-def _existing_plans(arguments: argparse.Namespace, dataset: RawDataset, where: Folders) -> tuple[Plans, dict[str, str]]:
+def _existing_plans(
+    arguments: argparse.Namespace, dataset: RawDataset, where: Folders, required: Required
+) -> tuple[Plans, dict[str, str]]:
     """The plans file as it is, edited by hand or not; a fingerprint is made only where there is none."""
     from nnssl.planning.folder import clean_folder
     from nnssl.planning.grid import case_plan
     from nnssl.planning.planner import load_plans, plans_path
     from nnssl.planning.run import FINGERPRINT_FILE, write_fingerprint
 
-    plans = load_plans(plans_path(where.preprocessed, dataset.name, arguments.p or DEFAULT_PLANS_NAME))
+    name = arguments.p or _default_name(arguments, required)
+    plans = load_plans(plans_path(where.preprocessed, dataset.name, name))
     bad: dict[str, str] = {}
     if not (where.preprocessed / dataset.name / FINGERPRINT_FILE).is_file() and not arguments.part:
         reader = plans["image_reader_writer"]

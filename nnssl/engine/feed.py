@@ -41,7 +41,7 @@ class Feed:
             mix: weight of each data set; empty: by number of cases.
             needs: the method's.
             recipe: the run's.
-            trainer: class name, for messages.
+            trainer: class name and what else `--for` needs to hear ("DeSDTrainer --preset paper"), for messages.
 
         Raises:
             DataError: no data, data sets that do not agree, or something the method needs is missing.

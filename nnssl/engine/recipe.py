@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from nnssl.engine.typed import closest, flatten, replaced, to_plain
+from nnssl.engine.typed import NO_KEY, closest, flatten, replaced, to_plain
 from nnssl.errors import RecipeError
+from nnssl.planning.wish import PlanWish as PlanWish  # part of what trainer.py of a plugin imports from here
 
 Precision = Literal["auto", "bf16", "fp16", "fp32", "fp64"]
 
@@ -112,6 +113,8 @@ class Recipe:
             None: OMP_NUM_THREADS, else all cores; the run's recipe.json holds the number.
         optimizer: optimizer, learning rate, weight decay, clipping.
         method: the method's own `Config`; None: its defaults.
+        plan: the plan that `nnssl_plan_and_preprocess --for TRAINER --preset P` writes; None: the planner's. No key of
+            a run: it cannot be set and is not recorded, for the run's plans.json says what was used.
     """
 
     epochs: int = 1000
@@ -125,6 +128,7 @@ class Recipe:
     threads: int | None = None
     optimizer: Optimizer = field(default_factory=Optimizer)
     method: Any = None
+    plan: PlanWish | None = field(default=None, metadata=NO_KEY)
 
     def __post_init__(self) -> None:
         for key in ("epochs", "steps_per_epoch", "batch_size", "accumulate"):
@@ -133,12 +137,12 @@ class Recipe:
             _positive("threads", self.threads)
         if self.save_every_minutes < 0 or self.seed < 0:
             raise RecipeError("save_every_minutes and seed must not be negative.")
+        if self.seed >= 2**63:
+            raise RecipeError(f"seed must be below 2^63, which torch's generators hold; it is {self.seed}.")
         if self.patch_size is not None and min(self.patch_size) < 1:
             raise RecipeError(f"patch_size must be three positive sizes D,H,W; it is {self.patch_size}.")
         if self.batch_size % self.accumulate:
             raise RecipeError(
-        if self.seed >= 2**63:
-            raise RecipeError(f"seed must be below 2^63, which torch's generators hold; it is {self.seed}.")
                 f"batch_size ({self.batch_size}) must be divisible by accumulate ({self.accumulate}), because every "
                 f"micro-batch has the same number of samples; use batch_size={self.accumulate * 2} or another multiple."
             )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from nnssl.errors import PluginError, RecipeError
 
 _WORDS = {"none": None, "null": None, "true": True, "false": False}
+NO_KEY = {"key": False}  # metadata of a field that is neither set from outside nor recorded
 _KIND = "kind"  # names the class of a dataclass where a field allows several
 
 
@@ -39,7 +40,11 @@ def field_types(cls: type[Any]) -> dict[str, Any]:
             f"The annotations of {cls.__module__}.{cls.__qualname__} cannot be read ({error}). Import the types of "
             f"its fields at module level, not under TYPE_CHECKING."
         ) from error
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+    return {field.name: hints[field.name] for field in _keys(cls)}
+
+
+def _keys(config: Any) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(config) if field.init and field.metadata.get("key", True)]
 
 
 def replaced(config: Any, key: str, value: object, *, prefix: str = "") -> Any:
@@ -89,7 +94,7 @@ def to_plain(value: object, *, key: str = "") -> Any:
         PluginError: a value that JSON cannot hold.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        fields = {f.name: getattr(value, f.name) for f in _keys(value)}
         return {_KIND: type(value).__name__} | {n: to_plain(v, key=f"{key}.{n}".strip(".")) for n, v in fields.items()}
     if isinstance(value, Mapping):
         return {str(n): to_plain(v, key=f"{key}.{n}") for n, v in value.items()}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from nnssl.errors import PluginError
+from nnssl.errors import PluginError, UsageError
 from nnssl.needs import Needs, Sidecar, Table
+from nnssl.planning.wish import PlanWish
 
 T = TypeVar("T", type[Sidecar], type[Table])
 
@@ -20,11 +21,13 @@ class Required:
         raw: whether `CASE_raw.b2nd` is needed.
         sidecars: per case.
         tables: per data set.
+        plan: what the chosen preset needs of the plan; None: nothing.
     """
 
     raw: bool = False
     sidecars: tuple[type[Sidecar], ...] = ()
     tables: tuple[type[Table], ...] = ()
+    plan: PlanWish | None = None
 
 
 def union(needs: Iterable[Needs]) -> Required:
@@ -45,16 +48,23 @@ def of_trainers(names: Sequence[str], preset: str | None = None) -> Required:
     Raises:
         PluginError: a trainer was not found.
         RecipeError: a trainer has no such preset.
+        UsageError: two of them bring different plans.
     """
     from nnssl.engine.recipe import resolve
     from nnssl.registry import find_trainer
 
-    needs = []
+    needs, wishes = [], {}
     for name in names:
         trainer = find_trainer(name)
         recipe = resolve(trainer, preset or "default")
         needs.append(trainer.method.needs(recipe.method))
-    return union(needs)
+        if recipe.plan is not None:
+            wishes[recipe.plan] = name
+    if len(wishes) > 1:
+        raise UsageError(
+            f"{' and '.join(wishes.values())} bring different plans; run the command once for each of them."
+        )
+    return replace(union(needs), plan=next(iter(wishes), None))
 
 
 def _distinct(classes: Sequence[T]) -> tuple[T, ...]:

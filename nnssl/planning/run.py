@@ -18,6 +18,7 @@ from nnssl.planning.fingerprint import CaseStatistics, case_statistics, fingerpr
 from nnssl.planning.planner import Plans, load_plans, planned, plans_path, taken_over
 from nnssl.planning.pool import for_each_case
 from nnssl.planning.reading import source_stamp
+from nnssl.planning.wish import PlanWish, wished
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
 _SOURCES = "nnssl_sources"  # our one key beside nnU-Net's: a digest of the files the fingerprint was made from
@@ -34,6 +35,7 @@ class PlanRequest:
         spacing_mm: z y x in place of the median spacing; None: the planner's choice.
         target: id or name of the data set whose plans to take over; None: plan from the fingerprint.
         target_plans: which of its plans.
+        wish: what the chosen preset needs of the plan; not of a target's.
     """
 
     planner: str = "ExperimentPlanner"
@@ -41,6 +43,7 @@ class PlanRequest:
     spacing_mm: Sequence[float] | None = None
     target: str | None = None
     target_plans: str = "nnUNetPlans"
+    wish: PlanWish | None = None
 
 
 def make_plan(dataset: RawDataset, request: PlanRequest, where: Folders, *, say: Say) -> Plans:
@@ -49,8 +52,20 @@ def make_plan(dataset: RawDataset, request: PlanRequest, where: Folders, *, say:
     Raises:
         PlanError, UsageError: the plan cannot be made or does not fit.
     """
+    wish = request.wish
     if request.target is None:
-        return planned(dataset, planner=request.planner, plans_name=request.plans_name, spacing_mm=request.spacing_mm)
+        spacing_mm = request.spacing_mm if wish is None else (wish.spacing_mm,) * 3
+        plans = planned(dataset, planner=request.planner, plans_name=request.plans_name, spacing_mm=spacing_mm)
+        if wish is None:
+            return plans
+        say(
+            f"The preset brings its own plan: {wish.spacing_mm:g} mm voxels, patch {list(wish.patch_size)} and "
+            f"{len(wish.strides)} stages with the strides {[list(stride) for stride in wish.strides]}; everything else "
+            f"is {request.planner}'s. Pretrain with -p {request.plans_name}."
+        )
+        return wished(plans, wish)
+    if wish is not None:
+        say(f"Warning: the preset would bring its own plan ({wish.name}); -target takes that of {request.target}.")
     target = dataset_name(request.target, where=where)
     theirs = load_plans(plans_path(where.preprocessed, target, request.target_plans))
     plans, warnings = taken_over(dataset, theirs, plans_name=request.plans_name)
@@ -132,11 +147,11 @@ def _present(file: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
         raise DataError(f"{file} is not readable JSON ({error}). Delete it, it will be made again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{file} holds no fingerprint but {str(content)[:40]}. Delete it, it will be made again.")
     return content
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     with whole_file(file) as temporary:
         temporary.write_text(json.dumps(content, indent=4, sort_keys=False))
-    if not isinstance(content, dict):
-        raise DataError(f"{file} holds no fingerprint but {str(content)[:40]}. Delete it, it will be made again.")

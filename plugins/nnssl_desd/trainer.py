@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from nnssl.engine.recipe import Global, Optimizer, Recipe
+from nnssl.engine.recipe import Global, Optimizer, PlanWish, Recipe
 from nnssl.trainer import SSLTrainer
 from nnssl_desd.method import DeSD, DeSDConfig
 
@@ -50,6 +50,13 @@ class DeSDTrainer(SSLTrainer):
                 flip=(0.8, 0.8, 0.8),
                 slicewise_intensity=True,
                 published_views=True,
+            ),
+            # the heads' maps have the published in-plane strides 4 8 16 32; the last holds 1 x 3 x 3 cells
+            plan=PlanWish(
+                name="DeSDPaper",
+                spacing_mm=1.0,
+                patch_size=(16, 96, 96),
+                strides=((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
             ),
         ),
     }

@@ -75,7 +75,10 @@ def _planned_size(plan: PlanInfo, data: DataInfo) -> Size:
 
 def _published_size(plan: PlanInfo, data: DataInfo) -> Size:
     """16 x 96 x 96 voxels of 1 mm, refused where they would not be what was published."""
-    advice = "Use --preset default, or plan with -overwrite_target_spacing 1 1 1 and a depth stride of at most 16."
+    advice = (
+        "Use --preset default, or make the published plan with nnssl_plan_and_preprocess -d ID --for DeSDTrainer "
+        "--preset paper and pretrain with -p nnsslPlansDeSDPaper."
+    )
     if any(name != "ct" for name in data.modality):
         raise PlanError(
             f"DeSD's published views are CT windows in Hounsfield units; the channels are {data.modality}. "

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnssl.blocks.collectives import BatchNorm
 from nnssl.blocks.deferred import Deferred, commit_all
 from nnssl.encoders.factory import PlanNetworks
 from nnssl.engine.plan import check_views
@@ -270,6 +271,9 @@ class _Kit:
         """A pyramid finest first and one vector an image, without a trace in the method."""
         method = self.fresh().eval()
         before = copy.deepcopy(method.state_dict())
+        for module in method.modules():
+            if isinstance(module, BatchNorm):
+                module.register_forward_pre_hook(self._joint_features)
         image = torch.randn(2, self.networks.plan.channels, *self.networks.plan.patch_size)
         with torch.no_grad():
             features = method.features(image)
@@ -279,6 +283,12 @@ class _Kit:
         if not cells or cells != sorted(cells, reverse=True) or any(len(m) != 2 for m in features.pyramid):
             raise self.broken(f"features().pyramid must hold (N, C, D, H, W) maps, finest first; cells are {cells}.")
         self._same(before, method, "features() changed {name}; it is called for health checks and must leave no trace.")
+
+    def _joint_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        raise self.broken(
+            "features() uses BatchNorm, which asks all ranks for statistics; health is measured on rank 0 alone and would "
+            "wait for the others for ever. Leave the head away."
+        )
 
     def exports_networks_of_the_plan(self) -> None:
         """Every promised tensor has its place in a fresh network of nnU-Net."""

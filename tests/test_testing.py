@@ -15,10 +15,11 @@ from grid_group import GridGroup
 from keep_clean import KeepClean
 from two_sources import TwoSources
 
+from nnssl.blocks.collectives import BatchNorm
 from nnssl.blocks.deferred import Commit, Deferred
 from nnssl.blocks.losses import wide
 from nnssl.errors import PluginError
-from nnssl.method import Batch, Exported, Features, Losses, Needs, Step, ViewSpec
+from nnssl.method import Batch, Exported, Features, Losses, Needs, Networks, Step, ViewSpec
 from nnssl.testing import check_method
 from nnssl.testing_world import small_networks
 from nnssl.views.spec import Source, ViewGroup
@@ -176,6 +177,16 @@ class WrongVector(KeepClean):
         return Features(pyramid=super().features(image).pyramid, vector=torch.zeros(3))
 
 
+class JointFeatures(KeepClean):
+    def __init__(self, config: Any, networks: Networks) -> None:
+        super().__init__(config, networks)
+        self.norm = BatchNorm(1, affine=False)
+
+    def features(self, image: Tensor) -> Features:
+        features = super().features(image)
+        return Features(pyramid=features.pyramid, vector=self.norm(features.vector))
+
+
 class WrongExport(KeepClean):
     def export_network(self) -> Exported:
         return Exported(encoder=self.unet)
@@ -210,6 +221,7 @@ class CallsBackward(KeepClean):
         (SumOfSamples, r"Return a mean over samples, or say Needs\(batch_coupled=True\)"),
         (FlatFeatures, "finest first"),
         (WrongVector, r"vector must be \(N, d\)"),
+        (JointFeatures, "uses BatchNorm.*rank 0 alone"),
         (WrongExport, "does not fit nnU-Net's network"),
     ],
 )

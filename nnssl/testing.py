@@ -91,16 +91,20 @@ class _Kit:
         self.spec = self.method_class.views(self.config, self.networks.plan, self.networks.data)
 
     def broken(self, sentence: str) -> PluginError:
+        """The error that names the method and the promise."""
         return PluginError(f"{self.name} breaks the method contract: {sentence}")
 
     def fresh(self, dtype: torch.dtype = torch.float32) -> Method:
+        """A new method in training mode, with the same weights every time."""
         method = self.method_class(self.config, self.make_networks()).to(dtype)
         return method.train()
 
     def batch(self, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Batch:
+        """Noise for the method's views; see `noise_batch`."""
         return noise_batch(self.spec, self.networks, needs=self.needs, dtype=dtype, **kwargs)
 
     def losses(self, method: Method, batch: Batch, dtype: torch.dtype = torch.float32, index: int = 0) -> Losses:
+        """What `forward` says at optimizer step `index`."""
         torch.manual_seed(0)  # dropout; the engine seeds every micro-batch as well
         losses: Losses = method(batch, local_step(index=index, dtype=dtype))
         return losses
@@ -286,8 +290,8 @@ class _Kit:
 
     def _joint_features(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         raise self.broken(
-            "features() uses BatchNorm, which asks all ranks for statistics; health is measured on rank 0 alone and would "
-            "wait for the others for ever. Leave the head away."
+            "features() uses BatchNorm, which asks all ranks for statistics; health is measured on rank 0 alone and "
+            "would wait for the others for ever. Leave the head away."
         )
 
     def exports_networks_of_the_plan(self) -> None:

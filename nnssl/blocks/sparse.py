@@ -51,6 +51,7 @@ def visible_only(encoder: nn.Module, visible: Tensor) -> Iterator[None]:
     """
 
     def masked(norm: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        """The hook: what the norm would have said of visible cells alone."""
         if not isinstance(norm, nn.InstanceNorm3d):
             return output
         return visible_instance_norm(inputs[0], visible_at(visible, inputs[0].shape[2:]), norm)

@@ -228,6 +228,7 @@ def _source_info(name: str, samples: Sequence[LoadedSample], needs: Needs, devic
     exact = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
 
     def tensor(values: Sequence[object], dtype: torch.dtype = torch.float64) -> Tensor:
+        """One row a sample."""
         return torch.from_numpy(np.asarray(values)).to(device=exact, dtype=dtype)
 
     sidecars: Mapping[str, Sequence[Mapping[str, Tensor]]] = {

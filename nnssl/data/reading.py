@@ -50,6 +50,7 @@ class LoadedSample:
         boxes: dict[int, Tensor] = {}
 
         def moved(one: ViewInput) -> ViewInput:
+            """The input with its box moved, once for all views that share it."""
             if id(one.box) not in boxes:
                 boxes[id(one.box)] = move(one.box)
             return replace(one, box=boxes[id(one.box)])

@@ -120,10 +120,12 @@ def held_out_probe(collection: Collection, plan: PlanInfo, needs: Needs, *, seed
     order = case_order(held_out, shown, batch_size=1, seed=seed)
 
     def case_of(key: int) -> tuple[str, Size]:
+        """Name and shape of the case that a key means."""
         entry = order.entry(key)
         return f"{entry.dataset}/{entry.case_id}", entry.shape
 
     def make(keys: Tensor) -> Batch:
+        """The probe's views of some keys."""
         return make_batch(held_out, spec, shown, keys, seed=seed)
 
     return draw_probe_set(make, case_of=case_of, boxes=boxes, seed=seed)

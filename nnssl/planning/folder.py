@@ -144,6 +144,7 @@ class _IndexKeeper:
         self._next = 0.0
 
     def add(self, case_id: str, result: CaseEntry | str) -> None:
+        """Take in one case: its entry, or why it cannot be used."""
         if isinstance(result, str):
             self.index = replace(self.index, quarantined={**self.index.quarantined, case_id: result})
         else:
@@ -152,6 +153,7 @@ class _IndexKeeper:
             self.write()
 
     def write(self) -> None:
+        """Write the index now, and find out when it may be written again."""
         started = time.monotonic()
         write_index(self._folder, self.index, part=self._part)
         ended = time.monotonic()

@@ -70,6 +70,7 @@ def _apply_op(
     }
 
     def normal(like: Tensor) -> Tensor:
+        """A standard normal field, keyed by view, for the rows that were drawn."""
         fields = [
             torch.randn(
                 (int(draw.rows.sum()), *like.shape[1:]),

@@ -32,6 +32,7 @@ def blur_matrix(sigma: Tensor, length: int, *, largest: float) -> Tensor:
     width = sigma.clamp_min(torch.finfo(sigma.dtype).tiny ** 0.25)[:, None, None]
 
     def weight(distance: Tensor) -> Tensor:
+        """The truncated Gaussian, not yet normalised."""
         return torch.exp(-0.5 * (distance / width) ** 2) * (distance.abs() <= radius)
 
     offsets = torch.arange(-reach, reach + 1, device=sigma.device, dtype=sigma.dtype)[None, None]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 
 from nnssl.cli import _common
+from nnssl.cli._screen import Screen
 
 PROG = "nnssl_demo"
-QUIET_SECONDS = 20.0  # between two status lines where they cannot overwrite each other
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +61,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     )
     folder = folder_of(arguments.out or arguments.workspace)
     signal.signal(signal.SIGTERM, _leave)
-    report = Demonstration(folder, settings, _Screen()).run()
+    report = Demonstration(folder, settings, Screen()).run()
     print(f"\n{report['cohort']}; {report['trainer']}, {report['pretraining_steps']} steps; "
           f"{report['seconds'] / 60:.1f} minutes since the start\n")  # fmt: skip
     print(table(report))
@@ -73,24 +71,3 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _leave(number: int, frame: object) -> None:
     """Leave through every `finally`, so that the commands that were started are stopped, too."""
     raise SystemExit(128 + number)
-
-
-class _Screen:
-    """Prints; a terminal gets one status line that is overwritten, a log file one every 20 seconds."""
-
-    def __init__(self) -> None:
-        self.terminal = sys.stdout.isatty()
-        self.last = time.monotonic()
-
-    def say(self, sentence: str) -> None:
-        if self.terminal:
-            print("\r\033[K", end="")
-        print(sentence, flush=True)
-        self.last = time.monotonic()
-
-    def status(self, text: str) -> None:
-        if self.terminal:
-            print(f"\r\033[K      {text[:100]}", end="", flush=True)
-        elif text and time.monotonic() - self.last > QUIET_SECONDS:
-            print(f"      {text}", flush=True)
-            self.last = time.monotonic()

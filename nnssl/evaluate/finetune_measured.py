@@ -73,8 +73,21 @@ class NnsslMeasuredFinetune(NnsslFinetuneWarmup):
         _write_json(Path(self.output_folder) / FINAL, {"iteration": self.iteration, "dice": cases})
         self.print_to_log_file(f"Dice of {len(cases)} held-out cases: {_mean(cases):.3f}")
 
-    def _curve_cases(self) -> int:
-        return self.schedule.curve_cases if isinstance(self.schedule, MeasuredSchedule) else 0
+    def measured(self) -> MeasuredSchedule:
+        """The schedule, by its own type."""
+        schedule: MeasuredSchedule = self.schedule  # type: ignore[assignment]  # DEFAULTS decides it
+        return schedule
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """The cases of the schedule's split; nnU-Net's fold where it names none."""
+        split: tuple[list[str], list[str]]
+        name = self.measured().split
+        if name is None:
+            split = super().do_split()
+        else:
+            content = json.loads(Path(name).read_text())
+            split = content["train"], content["val"]
+        return split
 
     def held_out(self) -> list[str]:
         """The validation cases of this fold; in the demonstration, the test subjects."""
@@ -86,7 +99,7 @@ class NnsslMeasuredFinetune(NnsslFinetuneWarmup):
         path = Path(self.output_folder) / CURVE
         points = json.loads(path.read_text()) if iteration and path.is_file() else []
         state = (random.getstate(), np.random.get_state(), torch.get_rng_state())
-        chosen = self.held_out()[: self._curve_cases()]
+        chosen = self.held_out()[: self.measured().curve_cases]
         dice = {
             case: self._dice(logits, segmentation)
             for case, logits, segmentation, _ in self._predictions(chosen, tile_step=1.0)

@@ -95,8 +95,8 @@ def prepare(request: Request) -> Prepared:
     schedule = changed(FinetuneSchedule(schedule=request.schedule), {**given(), **request.settings})
     # as read, so that the trainer gets numbers and not the text of the command line
     values = {key: schedule.to_json()[key] for key in {**given(), **request.settings}}
-    plans_name = request.plans_name or _fitting_plans(where, name, request)
-    plans = _read_plans(where, name, plans_name, request.configuration)
+    plans_name = fitting_plans(where, request)
+    _, plans = prepare_target(where, request, plans_name, request.weights)
     folder = (
         where.results
         / name
@@ -104,8 +104,6 @@ def prepare(request: Request) -> Prepared:
         / f"fold_{request.fold}"
     )
     _check_folder(folder, request)
-    if request.weights is not None:
-        _check_weights(where, name, plans, request, request.weights)
     return Prepared(dataset=name, plans_name=plans_name, plans=plans, settings=values, folder=folder)
 
 
@@ -133,13 +131,35 @@ def train(request: Request, prepared: Prepared) -> None:
     )
 
 
-def _fitting_plans(where: Folders, name: str, request: Request) -> str:
-    """The first of these that the target has: the plan like the weights', the plan they were trained on, nnU-Net's."""
+def prepare_target(
+    where: Folders, request: Request, plans_name: str, weights: Path | None
+) -> tuple[str, Mapping[str, Any]]:
+    """Full name of the target and its plans, which exist, are preprocessed, and fit the weights.
+
+    Raises:
+        NnsslError: one of these is not so.
+    """
+    name = dataset(request.target, where=where)
+    plans = _read_plans(where, name, plans_name, request.configuration)
+    if weights is not None:
+        _check_weights(where, name, plans, request, weights)
+    return name, plans
+
+
+def fitting_plans(where: Folders, request: Request) -> str:
+    """The first of these that the target has: the plan like the weights', the plan they were trained on, nnU-Net's.
+
+    Raises:
+        PlanError: it has none of them.
+    """
+    if request.plans_name is not None:
+        return request.plans_name
     if request.weights is None:
         return _STOCK_PLANS
     from nnssl.export.read import read_weights
     from nnssl.planning.plan_like import Keep, default_name
 
+    name = dataset(request.target, where=where)
     trained = read_weights(request.weights).plans
     candidates = [default_name(trained, Keep()), str(trained["plans_name"]), _STOCK_PLANS]
     for candidate in candidates:

@@ -133,6 +133,7 @@ class MeasuredSchedule(FinetuneSchedule):
 
     Attributes:
         curve_cases: held-out cases measured on the way (all of them are measured at the end).
+        split: JSON file {"train": [cases], "val": [cases]} in place of nnU-Net's fold.
     """
 
     epochs: int = 5
@@ -145,6 +146,7 @@ class MeasuredSchedule(FinetuneSchedule):
     weight_decay: float = 1e-2
     mirroring: bool = False
     curve_cases: int = 4
+    split: str | None = None
 
 
 S = TypeVar("S", bound=FinetuneSchedule)

@@ -1,0 +1,109 @@
+"""`nnssl_compare`: nnU-Net from scratch against pretrained weights, fairly, with one command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+
+from nnssl.cli import _common
+from nnssl.cli._screen import Screen
+from nnssl.errors import UsageError
+
+PROG = "nnssl_compare"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    arguments = _parser().parse_args(argv)
+    return _common.run(partial(_compare, arguments), prog=PROG)
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = _common.parser(
+        PROG,
+        "Fine-tune stock nnU-Net from scratch and from each checkpoint: same plan, schedule, seeds, test cases, label "
+        "subsets and decoder start. Stopped, it goes on behind the last finished training. Writes report.json, "
+        "report.html and pictures; their wording says what the intervals allow.",
+        examples=[
+            "nnssl_compare 4 3d_fullres -w checkpoint_final.pth --dry_run",
+            "nnssl_compare 4 3d_fullres -w checkpoint_final.pth --labels 1 3 all --replicates 8 -o compare_4",
+            "nnssl_compare 4 7 3d_fullres -w a.pth b.pth --folds 0 1 --strict --equal_compute",
+            "nnssl_compare 4 3d_fullres -w a.pth --set epochs=20 iterations_per_epoch=50 peak_lr=3e-3",
+        ],
+    )
+    add = made.add_argument
+    add("datasets", nargs="+", metavar="DATASET", help="labelled data sets: number or full name")
+    add("configuration", help="3d_fullres, or another one of the plans")
+    add("-w", dest="weights", nargs="+", required=True, metavar="CKPT", help="checkpoints of nnssl_pretrain")
+    add(
+        "--labels", nargs="+", default=["1", "3", "5", "10", "all"], metavar="N", help="default: 1 3 5 10 all; subjects"
+    )
+    add("--folds", nargs="+", type=int, default=[0], metavar="F", help="folds of the target's split (default 0)")
+    add("--replicates", type=int, default=3, metavar="N", help="label draws and seeds of each training (default 3)")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change the schedule of all arms")
+    add("-p", dest="plans", metavar="PLANS", help="plans file (default: the one that the first checkpoint fits)")
+    add("--equal_compute", action="store_true", help="also from scratch, longer by the voxels of the pretraining")
+    add("--strict", action="store_true", help="refuse where a test case was, or may have been, pretrained on")
+    add("--dry_run", action="store_true", help="say what would be done, how long, and what it can show; then stop")
+    add("-device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
+    add("-j", dest="at_once", type=int, default=1, metavar="N", help="trainings at the same time (default 1)")
+    add("-o", dest="out", default="nnssl_compare", metavar="DIR", help="folder of the comparison")
+    return made
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    _common.apply_workspace(arguments)
+    from pathlib import Path
+
+    from nnssl.engine.distributed import choose_device
+    from nnssl.engine.recipe import assignments
+    from nnssl.evaluate.compare_page import write_page
+    from nnssl.evaluate.compare_plan import Request
+    from nnssl.evaluate.compare_report import make_report
+    from nnssl.evaluate.compare_run import Comparison
+    from nnssl.paths import folders
+
+    _check(arguments)
+    request = Request(
+        targets=arguments.datasets,
+        configuration=arguments.configuration,
+        weights=[Path(path).expanduser().resolve() for path in arguments.weights],
+        labels=arguments.labels,
+        folds=arguments.folds,
+        replicates=arguments.replicates,
+        settings=assignments(arguments.set),
+        plans_name=arguments.plans,
+        device=choose_device(arguments.device).type,
+        at_once=arguments.at_once,
+        strict=arguments.strict,
+        equal_compute=arguments.equal_compute,
+        out=Path(arguments.out).expanduser().resolve(),
+    )
+    comparison = Comparison(request, folders(), Screen())
+    print("\n".join(comparison.describe()))
+    if arguments.dry_run:
+        print(comparison.estimate())
+        return
+    comparison.run()
+    report = make_report(comparison)
+    for target, found in report["targets"].items():
+        for labels, counted in found["labels"].items():
+            for arm, value in counted["differences"].items():
+                print(f"{target}, {labels} label(s), {arm} against {value['against']}: {value['sentence']}.")
+    print(f"Report: {write_page(request.out, report)}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for label in arguments.labels:
+        if label != "all" and not (label.isdigit() and int(label) > 0):
+            raise UsageError(f"--labels takes numbers of labelled subjects and 'all', not {label!r}.")
+    for name in ("labels", "folds", "weights", "datasets"):
+        given = getattr(arguments, name)
+        if len(set(given)) < len(given):
+            raise UsageError(f"{name} holds something twice ({' '.join(map(str, given))}); give each once.")
+    if arguments.replicates < 1 or arguments.at_once < 1 or min(arguments.folds) < 0:
+        raise UsageError("--replicates and -j must be at least 1, and --folds at least 0.")
+    unsettable = {"seed", "split"} & {word.partition("=")[0] for word in arguments.set}
+    if unsettable:
+        raise UsageError(f"--set {min(unsettable)}: the comparison draws it itself, one a replicate.")

@@ -106,13 +106,15 @@ def publish(
         "citations": plain(list(citations), where="citations"),
         "provenance": about,
     }
+    if exported.variants:
+        content["variants"] = _variants(exported, network, which)
     with whole_file(path) as temporary:
-        _save(content, temporary)
+        save(content, temporary)
         compared = prove(temporary, promised, architecture=architecture, channels=channels)
     report = ExportReport(
         path=path, encoder_tensors=counts["encoder"], decoder_tensors=counts["decoder"], compared=compared
     )
-    _write_encoder(path.with_name(ENCODER_FILE), promised, about)
+    write_encoder(path.with_name(ENCODER_FILE), network.state_dict(), about, content["nnssl_adaptation_plan"])
     with whole_file(path.with_name(CARD_FILE)) as temporary:
         temporary.write_text(model_card(path.name, about, content["citations"], str(report)), encoding="utf-8")
     return report
@@ -141,20 +143,55 @@ def _fill(network: nn.Module, encoder: nn.Module, decoder: nn.Module | None) -> 
     return promised
 
 
-def _save(content: Mapping[str, Any], path: Path) -> None:
+def save(content: Mapping[str, Any], path: Path) -> None:
+    """Write a torch file of plain values and tensors."""
     # through a stream: torch's own writer turns a full disk into a RuntimeError, a stream says OSError
     with path.open("wb") as stream:
         torch.save(dict(content), stream)
 
 
-def _write_encoder(path: Path, promised: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """The encoder alone, one name a tensor, for readers without nnU-Net; the metadata is one JSON text."""
-    from safetensors.torch import save
+def write_encoder(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
+    """The encoder alone, one name a tensor, for readers without nnU-Net; the metadata are two JSON texts.
 
-    unique: dict[tuple[int, ...], str] = {}
-    for name in encoder_names(promised):
-        tensor = promised[name]
-        unique.setdefault((tensor.data_ptr(), *tensor.shape), name)
-    tensors = {name: promised[name].contiguous().clone() for name in unique.values()}
+    Args:
+        path: the safetensors file.
+        state: of a network on the CPU, whose aliases share their memory.
+        about: the provenance.
+        plan: the adaptation plan, without which nobody could build the network or prepare an image.
+    """
+    from safetensors.torch import save as as_safetensors
+
+    tensors = {name: state[name].detach().contiguous().clone() for name in _once(state)}
+    metadata = {"nnssl": json.dumps(about), "nnssl_adaptation_plan": json.dumps(plan)}
     with whole_file(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata={"nnssl": json.dumps(about)}))
+        temporary.write_bytes(as_safetensors(tensors, metadata=metadata))
+
+
+def _once(state: Mapping[str, Tensor]) -> list[str]:
+    """The encoder's names, one a tensor."""
+    unique: dict[tuple[int, ...], str] = {}
+    for name in encoder_names(state):
+        unique.setdefault((state[name].data_ptr(), *state[name].shape), name)
+    return list(unique.values())
+
+
+def _variants(exported: Exported, network: nn.Module, which: str) -> dict[str, dict[str, Tensor]]:
+    """{variant: its tensors by nnU-Net's names, each once}, so that a teacher's file can also give the student.
+
+    What equals the published networks shares their memory, and so takes no room in the file.
+    """
+    state = network.state_dict()
+    once, upper = _once(state), decoder_names(state)
+    chosen = _chosen(exported, which)
+    found = {}
+    values: dict[str, Tensor]
+    for variant, (encoder, decoder) in exported.variants.items():
+        if encoder is chosen[0] and decoder is chosen[1]:
+            values = state
+        else:
+            # every alias is asked for, since `take` refuses what it was not told of; each tensor is kept once
+            values = take(encoder, {name: state[name] for name in encoder_names(state)}, part=ENCODER)
+            if decoder is not None:
+                values |= take(decoder, {name: state[name] for name in upper}, part=DECODER)
+        found[variant] = {name: values[name] for name in (*once, *(upper if decoder is not None else ()))}
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nnssl.errors import DataError
+from nnssl.export.numpy_scalars import numpy_numbers_allowed
 
 _ZIP_START = b"PK\x03\x04"
 _ADAPTATION = ("architecture_plans", "pretrain_plan", "pretrain_num_input_channels", "recommended_downstream_patchsize")
@@ -27,6 +28,7 @@ class Weights:
         adaptation: the `nnssl_adaptation_plan` block.
         provenance: what the file tells about its origin; empty for files of other makers.
         citations: what to cite.
+        variants: {"student": tensors, ...}: other networks of the same run, each as complete as it was trained.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class Weights:
     adaptation: Mapping[str, Any]
     provenance: Mapping[str, Any]
     citations: tuple[Mapping[str, Any], ...]
+    variants: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def read_weights(path: str | Path) -> Weights:
         DataError: no such file, no torch file, cut short or damaged, needs pickle, or not from nnssl.
     """
     path = Path(path)
-    content = _load(path)
+    content = load_content(path)
     if not isinstance(content, Mapping) or "network_weights" not in content:
         raise DataError(f"{path} is a torch file but holds no 'network_weights', so it is no weights file of nnssl.")
     adaptation = content.get("nnssl_adaptation_plan")
@@ -89,10 +92,16 @@ def read_weights(path: str | Path) -> Weights:
         adaptation=adaptation,
         provenance=content.get("provenance", {}),
         citations=tuple(content.get("citations", ())),
+        variants=content.get("variants", {}),
     )
 
 
-def _load(path: Path) -> Any:
+def load_content(path: Path) -> Any:
+    """What a torch file holds, on the CPU. Never runs code from it; numpy numbers become Python's.
+
+    Raises:
+        DataError: no such file, no torch file, cut short or damaged, or needs pickle.
+    """
     if not path.is_file():
         raise DataError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; a weights file (.pth) is needed.")
     with path.open("rb") as stream:
@@ -110,7 +119,8 @@ def _load(path: Path) -> Any:
     if damaged is not None:
         raise DataError(f"{path} is damaged: part {damaged} does not match its checksum. Copy it again.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with numpy_numbers_allowed():
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise DataError(
             f"{path} cannot be read without running code from it, which nnssl never does (weights_only=True: "

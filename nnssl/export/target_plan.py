@@ -1,0 +1,55 @@
+"""The plan of a labelled data set that weights shall fit, from its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from nnssl.errors import ExportError, PlanError
+from nnssl.export.adaptation import resolved_configuration
+from nnssl.export.fitted import TargetPlan
+from nnssl.paths import Folders
+from nnssl.planning.planner import load_plans, plans_path
+
+
+def read_target_plan(name: str, where: Folders, *, plans_name: str, configuration: str) -> TargetPlan:
+    """The target's own plan.
+
+    Args:
+        name: full name of the data set.
+        where: nnU-Net's folders.
+        plans_name: its plans file without ".json".
+        configuration: "3d_fullres", or another 3D one of the plan.
+
+    Raises:
+        PlanError: no such plans file or configuration, or one that is not for 3D U-Nets.
+    """
+    plans = load_plans(plans_path(where.preprocessed, name, plans_name))
+    try:
+        chosen = resolved_configuration(plans, configuration)
+        architecture = chosen["architecture"]
+        sides = len(chosen["patch_size"])
+        _ = chosen["normalization_schemes"], architecture["arch_kwargs"], chosen["spacing"]
+    except (KeyError, ExportError, TypeError) as error:
+        raise PlanError(
+            f"-p {plans_name} -c {configuration}: the plans of {name} must hold this configuration with an "
+            f"architecture ({error}); they hold {', '.join(plans['configurations'])}."
+        ) from error
+    if sides != 3:
+        raise PlanError(f"{configuration} of {plans_name} is two-dimensional; nnssl's weights are for 3D networks.")
+    return TargetPlan(
+        plans=plans, configuration=configuration, chosen=chosen, channel_names=_channel_names(name, where)
+    )
+
+
+def _channel_names(name: str, where: Folders) -> tuple[str, ...]:
+    for folder in (where.preprocessed, where.raw):
+        file: Path = folder / name / "dataset.json"
+        if file.is_file():
+            try:
+                content = json.loads(file.read_text())
+            except ValueError as error:
+                raise PlanError(f"{file} is not readable JSON ({error}).") from error
+            names = content.get("channel_names", content.get("modality", {}))
+            return tuple(str(names[key]) for key in sorted(names, key=int))
+    return ()

@@ -59,11 +59,11 @@ class TargetPlan:
 
 
 def has_decoder(weights: Weights) -> bool:
-    """Whether the file's decoder was trained: our files say so; of others, any decoder counts as trained."""
+    """Whether the file holds a decoder that was trained: ours say so; of others, any decoder counts as trained."""
+    if not any(name.startswith(f"{DECODER}stages.") for name in weights.tensors):
+        return False  # encoder.safetensors tells of a decoder that lies in the file beside it
     said = weights.provenance.get("transferred")
-    if isinstance(said, Mapping):
-        return bool(said.get("decoder", 0))
-    return any(name.startswith(f"{DECODER}stages.") for name in weights.tensors)
+    return not isinstance(said, Mapping) or bool(said.get("decoder", 0))
 
 
 def fit_to(

@@ -95,11 +95,15 @@ def _content(path: Path, digest: Any) -> Iterator[bytes]:
                 ) from error
             digest.update(content)
             yield content
-            block = member.unused_data if member.eof else b""
-            if block.startswith(_GZIP):  # a file may consist of several gzip members
-                member = zlib.decompressobj(wbits=31)
-            else:
-                block = b"" if member.eof else file.read(_BLOCK)
+            if not member.eof:
+                block = file.read(_BLOCK)
+                continue
+            block = member.unused_data
+            if len(block) < len(_GZIP):  # the member ended where the block did
+                block += file.read(_BLOCK)
+            if not block.startswith(_GZIP):
+                break
+            member = zlib.decompressobj(wbits=31)  # a file may consist of several gzip members
         if not member.eof:
             raise DataError(f"{path} is truncated: its compressed data end early. Copy it again.")
 

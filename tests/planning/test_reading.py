@@ -73,6 +73,19 @@ def test_a_file_of_two_gzip_members_is_read(tmp_path, volume):
     np.testing.assert_array_equal(read_image([tmp_path / "case_0000.nii.gz"], "SimpleITKIO").data[0], volume)
 
 
+@pytest.mark.parametrize("split", [0, 1, 2])
+def test_gzip_member_may_end_where_a_read_does(tmp_path, volume, monkeypatch, split):
+    plain = tmp_path / "case.nii"
+    write_image(plain, volume, (1, 1, 1))
+    content = plain.read_bytes()
+    first = gzip.compress(content[:400])
+    # the read ends with the first member, or 1 or 2 bytes into the second
+    monkeypatch.setattr("nnssl.planning.nifti._BLOCK", len(first) + split)
+    packed = tmp_path / "case_0000.nii.gz"
+    packed.write_bytes(first + gzip.compress(content[400:]))
+    np.testing.assert_array_equal(read_image([packed], "SimpleITKIO").data[0], volume)
+
+
 def test_the_hash_is_of_the_content_not_of_its_compression(tmp_path, volume):
     write_image(tmp_path / "a.nii.gz", volume, (1.0, 1.0, 1.0))
     content = gzip.decompress((tmp_path / "a.nii.gz").read_bytes())

@@ -37,6 +37,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync(temporary)
         temporary.replace(final)
         _sync(final.parent)
+    except OSError as error:
+        if error.filename is None:  # a full disk, met while writing, does not say where
+            error.filename = os.fspath(final)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

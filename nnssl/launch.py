@@ -72,6 +72,9 @@ def build_trainer(request: Request, device: Any) -> SSLTrainer:
     home = where.preprocessed / request.dataset
     plans = read_plans(where, request)
     dataset_json = _read_json(home / "dataset.json")
+    for key in ("labels", "file_ending"):
+        if key not in dataset_json:
+            raise PlanError(f"{home / 'dataset.json'} lacks {key!r}. Run nnssl_plan_and_preprocess again.")
     fold = "all" if request.name is None else f"all--{request.name}"
     plans["continue_training"] = request.options.continue_run
     trainer: SSLTrainer = chosen(plans, request.configuration, fold, dataset_json, device)
@@ -104,7 +107,30 @@ def read_plans(where: Folders, request: Request) -> dict[str, Any]:
         )
     if request.configuration.startswith("2d"):
         raise PlanError("Pretraining is 3D: use 3d_fullres or 3d_lowres instead of 2d.")
+    _check_keys(plans, request.configuration, file)
     return plans
+
+
+def _check_keys(plans: dict[str, Any], configuration: str, file: Path) -> None:
+    """Refuse plans that nnU-Net's plan handler would stumble over."""
+    missing = [key for key in ("plans_name", "dataset_name", "image_reader_writer") if key not in plans]
+    seen: dict[str, Any] = {}
+    parents = [configuration]
+    while True:
+        own = plans["configurations"].get(parents[-1])
+        if not isinstance(own, dict):
+            raise PlanError(f"Configuration {parents[-1]} in {file} holds {own!r}. Restore the file, or plan again.")
+        seen = {**own, **seen}
+        if "inherits_from" not in own:
+            break
+        if own["inherits_from"] in parents:
+            raise PlanError(f"Configuration {configuration} in {file} inherits from itself. Correct inherits_from.")
+        parents.append(own["inherits_from"])
+    missing += [key for key in ("data_identifier", "architecture", "patch_size", "spacing") if not seen.get(key)]
+    if missing:
+        raise PlanError(
+            f"{file} lacks {', '.join(missing)} (configuration {configuration}). Restore it, or plan again."
+        )
 
 
 def check_name(name: str | None) -> None:

@@ -70,11 +70,14 @@ def find_trainer(name: str) -> type[Any]:
 
 def unknown_trainer(name: str) -> str:
     """The sentence for a name that is not there."""
-    known = [found.name for found in trainers()]
+    found = trainers()
+    known = [trainer.name for trainer in found if not trainer.problem]
+    broken = [f"{trainer.where}: {trainer.problem}" for trainer in found if trainer.problem]
+    unread = f" Could not be read: {'; '.join(broken)}" if broken else ""
     folders = os.environ.get(VARIABLE, "")
     return (
         f"There is no trainer {name!r}.{closest(name, known)} Trainers: {', '.join(known) or 'none'}. Searched the "
-        f"installed plugins (entry points {GROUP}) and the folders in {VARIABLE} ({folders or 'not set'})."
+        f"installed plugins (entry points {GROUP}) and the folders in {VARIABLE} ({folders or 'not set'}).{unread}"
     )
 
 
@@ -160,7 +163,7 @@ def _import_file(path: Path) -> ModuleType:
 def _load(load: Callable[[], Any], name: str, where: str) -> Any:
     try:
         return load()
-    except Exception as error:  # a stranger's code; the cause is chained for whoever needs the traceback
+    except (Exception, SystemExit) as error:  # a stranger's code; the cause is chained for who needs the traceback
         raise PluginError(
             f"{name} in {where} cannot be imported ({type(error).__name__}: {error}). The other trainers are not "
             f"affected; nnssl_trainers lists them."

@@ -131,7 +131,7 @@ def disk_full(error: OSError) -> str:
     where = f" while writing {os.fspath(error.filename)}" if error.filename else ""
     return (
         f"The disk is full{where}. Nothing half-written was left in place; free some space and run the same command "
-        f"again, it goes on where it stopped."
+        f"again (a training with --c), it goes on where it stopped."
     )
 
 

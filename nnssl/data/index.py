@@ -139,6 +139,10 @@ def _from_json(stored: Mapping[str, Any], folder: Path) -> CaseEntry:
     for name in ("to_world", "bbox"):
         values[name] = tuple(tuple(row) for row in values[name])
     values["constants"] = tuple(Constants(**constants) for constants in values["constants"])
+    if len(values["shape"]) != 3 or not all(isinstance(side, int) and side > 0 for side in values["shape"]):
+        raise ValueError(f"shape {stored['shape']!r} of {stored['case_id']}")
+    if np.shape(values["to_world"]) != (4, 4) or not np.isfinite(np.asarray(values["to_world"], float)).all():
+        raise ValueError(f"to_world {stored['to_world']!r} of {stored['case_id']}")
     return CaseEntry(folder=folder, **values)
 
 

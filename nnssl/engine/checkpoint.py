@@ -11,6 +11,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -95,6 +96,11 @@ def read_checked(path: Path) -> State:
         raise StateError(f"{path} is damaged: the checksum of its member {damaged} is wrong.")
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # torch's own message says how to run the code
+        raise StateError(
+            f"{path} holds more than tensors and plain values; what might be code is never loaded. Get it from where "
+            f"it was written by nnssl."
+        ) from error
     except Exception as error:  # torch raises many kinds; all mean that the file cannot be used
         raise StateError(f"{path} cannot be read as tensors and plain values ({error}).") from error
     if not isinstance(state, dict):

@@ -22,14 +22,26 @@ def plan_info(configuration: Mapping[str, Any], *, channels: int, patch_size: Si
         patch_size: D H W that replaces the plan's.
 
     Raises:
-        PlanError: a 2D plan, or a patch that the strides do not divide.
+        PlanError: a 2D plan, a patch that the strides do not divide, or a plan that lacks something.
     """
+    try:
+        return _plan_info(configuration, channels, patch_size)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise PlanError(
+            f"This configuration of the plans file lacks or garbles something ({error!r}). Restore the file, or plan "
+            f"again."
+        ) from error
+
+
+def _plan_info(configuration: Mapping[str, Any], channels: int, patch_size: Size | None) -> PlanInfo:
     patch = tuple(int(side) for side in (patch_size or configuration["patch_size"]))
     if len(patch) != 3:
         raise PlanError(
             f"Pretraining needs a 3D configuration; this one has the patch {patch}. Use 3d_fullres or 3d_lowres."
         )
     network = configuration["architecture"]["arch_kwargs"]
+    if "3d" not in str(network.get("conv_op", "3d")).lower():
+        raise PlanError(f"Pretraining needs a 3D network; this plan's conv_op is {network['conv_op']}. Use 3d_fullres.")
     if "strides" not in network or "features_per_stage" not in network:
         raise PlanError(
             f"Pretraining needs one of nnU-Net's convolutional U-Nets; the plan has "

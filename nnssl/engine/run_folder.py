@@ -94,6 +94,8 @@ class RunFolder:
                 raise StateError(
                     f"{file} cannot be read ({error}). Restore it, or start under another --name."
                 ) from None
+            if not isinstance(self.stored, dict) or not isinstance(self.stored.get("recipe"), dict):
+                raise StateError(f"{file} holds no run's recipe. Restore it, or start under another --name.")
 
     def hold(self) -> None:
         """Lock the folder and clear away what killed processes left half-written.

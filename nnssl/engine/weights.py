@@ -52,8 +52,23 @@ def load_weights(method: Method, path: Path) -> str:
     return f"Starting from {path}: {parts} loaded, every one that the method exports."
 
 
+def _finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
+
+
 def _copy(module: nn.Module, weights: Mapping[str, Tensor], prefix: str, path: Path) -> int:
     state = module.state_dict()
+    bad = [
+        prefix + name
+        for name in state
+        if prefix + name in weights
+        and not (isinstance(weights[prefix + name], Tensor) and _finite(weights[prefix + name]))
+    ]
+    if bad:
+        raise StateError(
+            f"{path}: {bad[0]} is no tensor of finite numbers ({len(bad)} of {len(state)} are not). Give another "
+            f"checkpoint."
+        )
     missing = [name for name in state if prefix + name not in weights]
     misfits = [
         f"{prefix}{name} {tuple(weights[prefix + name].shape)} -> {tuple(value.shape)}"

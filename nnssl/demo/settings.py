@@ -44,7 +44,7 @@ class Settings:
     @property
     def finetuning_iterations(self) -> int:
         """Steps of each of the four fine-tunings."""
-        return self._scaled(160, multiple=CURVE_POINTS)
+        return self._scaled(240, multiple=CURVE_POINTS)
 
     @property
     def evaluate_every(self) -> int:

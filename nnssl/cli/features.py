@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnssl.cli._common import apply_workspace, parser, run
-from nnssl.errors import UsageError
+from nnssl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from nnssl.evaluate.features import Embedding
@@ -76,14 +76,22 @@ def _features(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     from tqdm import tqdm
 
-    vectors = {}
+    vectors, bad = {}, []
     for name, files in tqdm(cases.items(), unit="image", disable=not sys.stderr.isatty()):
-        case = prepare(files, plan)
+        try:
+            case = prepare(files, plan)
+        except DataError as error:  # one bad file among hundreds must not cost the others; it is told at the end
+            bad.append(str(error))
+            continue
         found = embed(network, torch.from_numpy(case.data), keep=set(arguments.pyramid), device=device)
         _write(folder / f"{name}.npz", found, case, network)
         vectors[name] = found.vector.tolist()
-    _write_table(folder / CSV_FILE, vectors)
-    print(f"Wrote {len(cases)} vectors of {len(next(iter(vectors.values())))} features to {folder / CSV_FILE}")
+    if vectors:
+        _write_table(folder / CSV_FILE, vectors)
+        width = len(next(iter(vectors.values())))
+        print(f"Wrote {len(vectors)} vectors of {width} features to {folder / CSV_FILE}")
+    if bad:
+        raise DataError("\n".join([f"{len(bad)} of {len(cases)} images could not be used:", *bad]))
 
 
 def _device(name: str) -> str:

@@ -82,7 +82,7 @@ class Fit:
         return Count(found["exact"], found["adapted"], found["fresh"])
 
     def reasons(self, *parts: str) -> dict[tuple[str, str], int]:
-        """{(how, why): number of tensors} of what is not exact in these parts, most frequent first."""
+        """{(how, why): number of tensors} of what is not exact in `ENCODER`, `DECODER` or both, most frequent first."""
         found = (one for one in self.moved if one.how != "exact" and one.name.startswith(parts))
         return dict(Counter((one.how, one.why) for one in found).most_common())
 

@@ -20,20 +20,30 @@ _LETTERS = {
     "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
 }  # fmt: skip
 _ORDERS = {"<": "<", ">": ">", "=": "<", "|": "<"}  # files come from little-endian machines unless they say otherwise
+_NUMBER_STATE = (3, None, None, None, -1, -1, 0)  # a dtype's pickled state without its byte order
 # numpy 2, numpy 1
 _SCALAR_NAMES = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")
 
 
 class _Dtype:
-    """Stands for a pickled `numpy.dtype`; holds its name and byte order only."""
+    """Stands for a pickled `numpy.dtype` of a plain number; anything else is refused.
 
-    def __init__(self, name: str, *_: Any) -> None:
-        self.name = str(name)
+    Strict even where a loose stand-in could do no harm: who has found a file readable here may hand it to nnU-Net's
+    loader, where real numpy does what the file says.
+    """
+
+    def __init__(self, name: object, align: object = False, copy: object = True) -> None:
+        if not isinstance(name, str) or name not in _LETTERS or align is not False or copy is not True:
+            raise ValueError(f"a numpy type that is no plain number ({name!r})")
+        self.name = name
         self.order = "<"
 
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple) and len(state) > 1 and state[1] in _ORDERS:
-            self.order = _ORDERS[state[1]]
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or len(state) != 8 or state[1] not in _ORDERS:
+            raise ValueError("a numpy type in an unknown form")
+        if (state[0], *state[2:]) != _NUMBER_STATE:
+            raise ValueError("a numpy type with fields, which no plain number has")
+        self.order = _ORDERS[state[1]]
 
 
 def _number(dtype: Any, data: Any = b"") -> float | int | bool:
@@ -42,7 +52,7 @@ def _number(dtype: Any, data: Any = b"") -> float | int | bool:
     Raises:
         ValueError: not one of numpy's plain numbers.
     """
-    if not isinstance(dtype, _Dtype) or dtype.name not in _LETTERS or not isinstance(data, bytes):
+    if not isinstance(dtype, _Dtype) or not isinstance(data, bytes):
         raise ValueError("a numpy value that is not a single number")
     try:
         (value,) = struct.unpack(dtype.order + _LETTERS[dtype.name], data)

@@ -201,6 +201,18 @@ def test_mistakes_are_one_sentence(
     assert "Traceback" not in said
 
 
+def test_one_bad_image_does_not_cost_the_others_and_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.nii.gz").write_bytes(b"no image")
+    files = [str(tmp_path / "bad.nii.gz"), str(scans(folder) / "case_00_0000.nii.gz")]
+    assert main([str(folder / "checkpoint_final.pth"), *files, "-o", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 images could not be used" in said.err
+    assert "bad.nii.gz" in said.err
+    assert (tmp_path / "out" / "features.csv").read_text().splitlines()[1].startswith("case_00,")
+
+
 def test_weights_that_do_not_tell_the_preparation_are_refused(tmp_path: Path) -> None:
     plans = unet_plans(stages=3)
     del plans["image_reader_writer"]

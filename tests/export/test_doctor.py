@@ -15,6 +15,7 @@ import torch
 from nnssl.cli.doctor import main
 from nnssl.errors import DataError
 from nnssl.export.doctor import Diagnosis, diagnose
+from nnssl.export.read import load_content
 from nnssl.export.rows import Commands
 from nnssl.export.sources import OURS, PEER, STOCK, read_any
 from tests.export.unets import network, stock_checkpoint, target_plan, unet_plans
@@ -165,6 +166,16 @@ def test_the_peers_bare_name_of_an_architecture_is_understood(tmp_path: Path) ->
         read_any(tmp_path / "w.pth")
 
 
+def test_numpy_numbers_of_every_kind_become_plain_ones(tmp_path: Path) -> None:
+    kinds = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1", ">f4", ">i8")
+    values = [np.dtype(kind).type(1) if kind[0] != ">" else np.array([1], kind)[0] for kind in kinds]
+    torch.save({"values": values, "minus": np.int16(-300), "wide": np.float64(1e300)}, tmp_path / "w.pth")
+    content = load_content(tmp_path / "w.pth")
+    assert content["values"] == [1] * len(kinds)
+    assert {type(value) for value in content["values"]} == {float, int, bool}
+    assert (content["minus"], content["wide"]) == (-300, 1e300)
+
+
 class Bomb:
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -173,7 +184,13 @@ class Bomb:
         return os.mkdir, (str(self.target),)
 
 
-@pytest.mark.parametrize("value", [np.arange(3), np.datetime64("2020-01-01"), np.array(["a"], dtype=object)[:1]])
+NOT_NUMBERS = [
+    np.arange(3), np.datetime64("2020-01-01"), np.array(["a"], dtype=object), np.dtype("O"), np.dtype([("a", "f4")]),
+    np.str_("a"), np.complex64(1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
 def test_only_single_numpy_numbers_are_let_through(tmp_path: Path, value: object) -> None:
     torch.save({"network_weights": {}, "x": value}, tmp_path / "w.pth")
     with pytest.raises(DataError, match="without running code"):

@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Compares pretrained weights with the plan of a labelled data set: what fits, what does not, what that costs "
         "and the command that mends it. Reads weights of nnssl, of stock nnU-Net and of MIC-DKFZ's nnssl (OpenMind), "
         "also as a downloaded folder; no code in a file is run. Exit code 0: stock nnU-Net starts from the file as it "
-        "is and nothing is at odds; 1: something does not fit; 2: the command line is wrong.",
+        "is and nothing is at odds; 1: something does not fit, or a file cannot be used (said on "
+        "stderr); 2: the command line is wrong.",
         examples=(
             "nnssl_doctor checkpoint_final.pth -d 4",
             "nnssl_doctor checkpoint_final.pth -d 4 -p nnUNetResEncUNetMPlans -c 3d_fullres",
@@ -46,7 +47,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     apply_workspace(arguments)
     from nnssl.export.doctor import decoder_note, diagnose
     from nnssl.export.rows import Commands
-    from nnssl.export.sources import read_any
+    from nnssl.export.sources import OURS, maker, read_any
     from nnssl.export.target_plan import read_target_plan
     from nnssl.paths import dataset, folders
 
@@ -56,7 +57,11 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     weights = read_any(arguments.weights)
     ours = shlex.join([str(arguments.weights), "-d", arguments.dataset])
     plan = shlex.join(["-p", arguments.plans, "-c", arguments.configuration])
-    commands = Commands(plan_like=f"nnssl_plan_like {ours}", export=f"nnssl_export {ours} {plan}")
+    # nnssl_plan_like takes files of nnssl alone, for as many channels as they have
+    possible = maker(weights) == OURS and weights.channels == target.channels
+    by_hand = f"a plan with the network of the weights: edit 'architecture' in a copy of {arguments.plans}.json"
+    plan_like = f"nnssl_plan_like {ours}" if possible else by_hand
+    commands = Commands(plan_like=plan_like, export=f"nnssl_export {ours} {plan}")
     found = diagnose(weights, target, commands)
     print(f"{weights.path} ({found.maker}) for {name}, {arguments.plans}, {arguments.configuration}\n")
     _table(found.rows)

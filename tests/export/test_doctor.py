@@ -244,5 +244,9 @@ def test_the_command_prints_the_table_and_tells_by_its_exit_code(
     assert "NO  kernels" in said
     assert f"nnssl_export {ours} -d 4 -p nnUNetPlans -c 3d_fullres" in said
     assert "encoder  100 % of 16 (15 exact, 1 adapted, 0 fresh)" in said
+    assert f"fix: nnssl_plan_like {ours} -d 4 (exact)  or  nnssl_export" in said
+    torch.save(stock_checkpoint(unet_plans(), dict(network(unet_plans()).state_dict())), tmp_path / "stock.pth")
+    assert main([str(tmp_path / "stock.pth"), *options]) == 1
+    assert "nnssl_plan_like" not in capsys.readouterr().out, "it reads files of nnssl only"
     assert main([str(ours), *options, "-p", "Nothing"]) == 1
     assert "Nothing.json does not exist; there: nnUNetPlans" in " ".join(capsys.readouterr().err.split())

@@ -116,8 +116,8 @@ def split_cases(
     training = [*named[:TRAINING_SUBJECTS], *fresh]
     others = {subject(case) for case in images} - {subject(case) for case in usable}
     test_subjects = list(groups)[: TEST_SUBJECTS if others else min(TEST_SUBJECTS, max(6, len(groups) // 2))]
-    test = [case for name in test_subjects for case in groups[name]]
-    held = {subject(case) for case in (*training, *test)}
+    test = [groups[name][0] for name in test_subjects]  # one each: intervals over cases are then over subjects
+    held = {*test_subjects, *(subject(case) for case in training)}
     wanted = splits.get("pretrain_unlabelled", splits.get("unlabelled"))
     unlabelled = [case for case in images if (wanted is None or case in set(wanted)) and subject(case) not in held]
     both = sorted(set(wanted or []) & set(images) - set(unlabelled))

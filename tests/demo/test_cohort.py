@@ -66,6 +66,7 @@ def test_subjects_are_never_split_between_parts() -> None:
     assert all(sides)
     assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
     assert len(sides[1]) == len(parts.training) == 5
+    assert len(sides[2]) == len(parts.test)  # intervals over test cases are intervals over subjects
 
 
 def test_a_split_file_that_leaks_is_refused() -> None:
@@ -133,7 +134,7 @@ def test_the_real_hippocampus_task_keeps_its_split(shared_data: Path, tmp_path: 
     def subjects(cases: Iterable[str]) -> set[int]:
         return {(int(case[-3:]) + 1) // 2 for case in cases}  # the two sides of a scan have ids 2k-1 and 2k
 
-    assert len(subjects(cohort.test)) == 16
+    assert len(subjects(cohort.test)) == len(cohort.test) == 16
     assert not subjects(cohort.test) & subjects([*splits["pretrain_unlabelled"], *cohort.training])
 
 

@@ -32,7 +32,8 @@ def scores(mean: float, *, seed: int) -> dict[str, float]:
 
 def report(without: float, trained: float) -> dict[str, Any]:
     a, b = scores(without, seed=0), scores(trained, seed=1)
-    run = {"scratch": summary(a), "pretrained": summary(b), "difference": difference(a, b)}
+    organs = [{"organs": {"liver": mean}} for mean in (without, trained)]
+    run = {"scratch": summary(a) | organs[0], "pretrained": summary(b) | organs[1], "difference": difference(a, b)}
     probe = {"untrained": summary(a), "pretrained": summary(b), "difference": difference(a, b)}
     return {"trainer": "MAETrainer", "probe": probe, "labels": {"1": run, "5": run}}
 
@@ -61,3 +62,17 @@ def test_minutes_scale_both_trainings_in_whole_units() -> None:
     assert long.finetuning_iterations == 5 * Settings().finetuning_iterations
     with pytest.raises(UsageError, match="--minutes"):
         Settings(minutes=0)
+
+
+def test_no_gain_is_claimed_where_one_run_missed_an_organ() -> None:
+    from nnssl.demo.report import _claim
+
+    def run(kidney: float) -> dict[str, object]:
+        return {
+            "scratch": {"mean": 0.6, "organs": {"liver": 0.9, "kidney": kidney}},
+            "pretrained": {"mean": 0.8, "organs": {"liver": 0.9, "kidney": 0.7}},
+            "difference": {"sentence": "a gain"},
+        }
+
+    assert "hardly found kidney" in _claim(run(0.002)) and "nothing can be claimed" in _claim(run(0.002))
+    assert _claim(run(0.5)) == "a gain."

@@ -205,6 +205,9 @@ def _place(group: ViewGroup, box: SourceBox, view: int, scale: Vector, u: Vector
     low, high = box.lower + np.minimum(room, 0), box.lower + np.maximum(room, 0)
     if group.place == "anchor":
         return np.clip(_whole(box.anchor + 0.5 - side / 2, scale, group), low, high)
+    if group.place == "around_anchor":
+        voxel = np.floor(box.anchor + 0.5)  # spans [voxel, voxel + 1)
+        low, high = np.maximum(low, voxel + 1 - side), np.minimum(high, voxel)
     whole = side == np.round(side)
     return np.where(whole, low + np.floor(u * (high - low + 1)), low + u * (high - low))
 

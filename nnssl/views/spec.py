@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Size = tuple[int, int, int]
 Range = tuple[float, float]
 
+# `Source.size` of a source that is the whole case, whatever its shape: boxes are clipped to the case.
+WHOLE_CASE = ((2**30, 2**30),) * 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -108,7 +111,9 @@ class ViewGroup:
         count: views per sample, V. For `place="grid"` it must equal the product of `grid`.
         size: D H W of a view, in voxels.
         place: `random` anywhere in the source box; `grid` the tiles of `grid` laid over the centre of the source
-            box, in raster order; `anchor` centred on the source's anchor.
+            box, in raster order; `anchor` centred on the source's anchor; `around_anchor` anywhere in the source box
+            where the view holds the anchor's voxel, each view on its own and all places equally likely (before
+            rotation: a turned view may lose an anchor near its corner).
         grid: tiles per axis, for `place="grid"`.
         geometry: how the view is cut.
         intensity: one `Intensity` for all views, or one for each.
@@ -121,7 +126,7 @@ class ViewGroup:
     source: str = "case"
     count: int = 1
     size: Size
-    place: Literal["random", "grid", "anchor"] = "random"
+    place: Literal["random", "grid", "anchor", "around_anchor"] = "random"
     grid: Size = (1, 1, 1)
     geometry: Geometry | IntegerCrop = Geometry()
     intensity: Intensity | tuple[Intensity, ...] | None = None

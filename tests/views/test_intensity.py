@@ -23,6 +23,8 @@ from nnssl.views.intensity import (
     GaussianNoise,
     HistogramShift,
     IntensityOp,
+    OneOf,
+    PercentileWindow,
     Sharpen,
     Window,
 )
@@ -67,6 +69,16 @@ def sharpen(x: np.ndarray, sigma: float, alpha: float) -> np.ndarray:
     return once + alpha * (once - blur(once, 0.5))
 
 
+def percentile_window(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    ends = np.percentile(x, [0.5, 99.5], method="nearest")
+    moved = ends + np.array([low, high]) * np.ptp(ends)
+    return np.clip((x - moved[0]) / np.ptp(moved), 0, 1)
+
+
+def one_of(x: np.ndarray, p: dict[str, np.ndarray]) -> np.ndarray:
+    return blur(x, p["0.sigma"][0]) if p["choice"] == 0 else sharpen(x, p["1.sigma"], p["1.alpha"])
+
+
 REFERENCES = [
     (GaussianNoise((0.0, 0.1)), lambda x, p: x + p["std"]),
     (GaussianBlur((0.1, 2.0)), lambda x, p: blur(x, p["sigma"][0])),
@@ -77,6 +89,8 @@ REFERENCES = [
     (Contrast((0.75, 1.25)), lambda x, p: contrast(x, p["factor"])),
     (Gamma((0.7, 1.5)), lambda x, p: gamma(x, p["gamma"])),
     (Window((-60, -50), (90, 100), (-55, 95)), lambda x, p: np.clip((x - p["low"]) / (p["high"] - p["low"]), 0, 1)),
+    (PercentileWindow((0.5, 99.5), jitter=0.15), lambda x, p: percentile_window(x, p["low"], p["high"])),
+    (OneOf((GaussianBlur((0.25, 1.5)), Sharpen((0.5, 1.0), (1, 3)))), one_of),
     (Clip(-20, 30), lambda x, p: np.clip(x, -20, 30)),
     (Sharpen((0.5, 1.0), (10, 30)), lambda x, p: sharpen(x, p["sigma"], p["alpha"])),
     (HistogramShift(10), lambda x, p: histogram(x, p["heights"])),
@@ -210,6 +224,48 @@ def test_the_window_is_usual_where_it_is_not_drawn() -> None:
     assert lows.min() >= -1350 and lows.max() <= -1000
 
 
+def test_each_operation_of_a_choice_has_its_turn_and_the_others_draws_stay() -> None:
+    op = OneOf((GaussianBlur((0.25, 1.5)), Sharpen()), probability=0.5)
+    drawn = [op.draw_view(numpy_generator(0, key), 2) for key in range(800)]
+    changed = [one.params for one in drawn if one is not None]
+    assert len(changed) / 800 == pytest.approx(0.5, abs=0.06)
+    choices = np.array([params["choice"] for params in changed])
+    assert (choices[:, 0] == choices[:, 1]).all() and choices.mean() == pytest.approx(0.5, abs=0.07)
+    # a range of no width elsewhere changes nothing of the second operation
+    other = OneOf((GaussianBlur((1.0, 1.0)), Sharpen()), probability=0.5)
+    again = [one.params for key in range(800) if (one := other.draw_view(numpy_generator(0, key), 2)) is not None]
+    for name in ("choice", "1.sigma", "1.alpha"):
+        np.testing.assert_array_equal([p[name] for p in changed], [p[name] for p in again])
+
+
+def test_a_batch_of_choices_equals_its_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    intensity = Intensity(ops=(OneOf((GaussianBlur((0.25, 1.5), in_plane=True), GaussianNoise((1.0, 2.0)))),))
+    chains = [draw_chain(intensity, 1, SHAPE[0], 0, key) for key in range(6)]
+    names = [(key, "v", 0) for key in range(6)]
+    views = torch.randn(6, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    one_by_one, together = views.clone(), views.clone()
+    apply_chain(one_by_one, intensity, chains, 0, names)
+    monkeypatch.setattr("nnssl.views.intensity.apply._at_once", len)  # as on a GPU
+    apply_chain(together, intensity, chains, 0, names)
+    assert {chain[0].params["choice"][0] for chain in chains if chain[0] is not None} == {0.0, 1.0}
+    assert not torch.equal(together, views)
+    torch.testing.assert_close(together, one_by_one)
+
+
+def test_percentile_windows_give_zero_to_one_whatever_the_unit() -> None:
+    op = PercentileWindow(jitter=0.15)
+    drawn = [op.draw(numpy_generator(0, key), 1) for key in range(300)]
+    for end in ("low", "high"):
+        moves = np.array([params[end][0] for params in drawn])
+        assert np.abs(moves).max() <= 0.15 and moves.min() < -0.13 and moves.max() > 0.13
+    image = rows(1)
+    small, params = run(op, image)
+    large, _ = run(op, image * 1000 + 77)
+    np.testing.assert_allclose(small, large, atol=1e-9)
+    assert small.min() == 0 and small.max() <= 1 and params["low"] != params["high"]
+    assert (run(op, torch.full((1, *SHAPE), 3.0))[0] == 0).all()
+
+
 def test_histogram_heights_never_fall() -> None:
     heights = HistogramShift(10).draw(numpy_generator(0, 3), 50)["heights"]
     assert (np.diff(heights, axis=1) >= 0).all() and (heights[:, 0] == 0).all() and (heights[:, -1] == 1).all()
@@ -222,6 +278,9 @@ def test_histogram_heights_never_fall() -> None:
         (lambda: GaussianBlur((-1.0, 1.0)), "GaussianBlur needs sigma"),
         (lambda: Window((-100, 50), (0, 100), (-50, 50)), "every low end below every high end"),
         (lambda: HistogramShift(2), "at least 3 points"),
+        (lambda: PercentileWindow((60, 40)), "0 <= low < high <= 100"),
+        (lambda: PercentileWindow(jitter=0.6), r"jitter in \[0, 0.5\)"),
+        (lambda: OneOf((Sharpen(probability=0.5),)), "OneOf needs operations with probability"),
     ],
 )
 def test_senseless_ranges_are_refused(make, message: str) -> None:  # type: ignore[no-untyped-def]

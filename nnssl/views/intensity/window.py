@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nnssl.errors import RecipeError
@@ -47,6 +48,44 @@ class Window(IntensityOp):
         """Map the window to [0, 1], in place."""
         low, high = per_row(params["low"], rows), per_row(params["high"], rows)
         return rows.sub_(low).div_(high - low).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class PercentileWindow(IntensityOp):
+    """clip((x - l) / (h - l), 0, 1) with l and h at percentiles of the row, for values without a unit (MR).
+
+    Attributes:
+        percentiles: of l and h, in [0, 100].
+        jitter: each end is moved by up to this share of h - l, inwards or outwards; below 0.5.
+        jitter_probability: chance that the ends are moved; one draw for all channels of a view.
+    """
+
+    percentiles: Range = (0.5, 99.5)
+    jitter: float = field(default=0.0, kw_only=True)
+    jitter_probability: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100 or not 0 <= self.jitter < 0.5:
+            raise RecipeError(
+                f"PercentileWindow needs 0 <= low < high <= 100 and a jitter in [0, 0.5); found {self.percentiles} and "
+                f"{self.jitter}."
+            )
+
+    def draw(self, rng: np.random.Generator, channels: int) -> Params:
+        """{"low", "high"}: how far the ends move, in units of h - l, each (channels,), all equal."""
+        moved, shift = rng.random() < self.jitter_probability, rng.uniform(-self.jitter, self.jitter, 2)
+        low, high = shift if moved else (0.0, 0.0)
+        return {"low": np.full(channels, low), "high": np.full(channels, high)}
+
+    def apply(self, rows: Tensor, params: Mapping[str, Tensor], normal: Normal) -> Tensor:
+        """Map the window to [0, 1], in place; a row of one value becomes 0."""
+        flat = rows.flatten(1)
+        ends = [flat.kthvalue(1 + round(share / 100 * (flat.shape[1] - 1)), dim=1).values for share in self.percentiles]
+        span = ends[1] - ends[0]
+        low, high = ends[0] + params["low"] * span, ends[1] + params["high"] * span
+        width = torch.where(high > low, high - low, torch.ones_like(span))
+        return rows.sub_(per_row(low, rows)).div_(per_row(width, rows)).clamp_(0, 1)
 
 
 @dataclass(frozen=True)

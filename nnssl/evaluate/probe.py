@@ -7,23 +7,19 @@ same logits at a fraction of the memory.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnssl.blocks.sampling import sample_map
-from nnssl.engine.frozen import undisturbed
 from nnssl.engine.randomness import permutation
 from nnssl.errors import DataError
 from nnssl.evaluate.probe_fit import Drawn, fit_layer
 from nnssl.evaluate.statistics import dice_per_class
-from nnssl.views.spec import Size
+from nnssl.evaluate.tiling import pieces
 
 
 @dataclass(frozen=True)
@@ -176,10 +172,10 @@ def _draw(labels: Tensor, classes: Sequence[int], config: ProbeConfig, number: i
 def _vectors(network: nn.Module, image: Tensor, points: Tensor, config: ProbeConfig, device: torch.device) -> Tensor:
     """(P, d) raw voxel vectors on the CPU."""
     vectors: Tensor | None = None
-    for maps, tile in _tiles(network, image, config, device):
-        inside = ((points >= tile.core_lower) & (points < tile.core_upper)).all(dim=1)
-        local = (points[inside] - tile.lower).to(device, torch.float32)
-        found = torch.cat([sample_map(level.float(), local, tile.size) for level in maps], dim=1).cpu()
+    for piece in pieces(network, image, largest=(config.tile,) * 3, device=device):
+        inside = ((points >= torch.tensor(piece.lower)) & (points < torch.tensor(piece.upper))).all(dim=1)
+        local = (points[inside] - torch.tensor(piece.tile_lower)).to(device, torch.float32)
+        found = torch.cat([sample_map(level.float(), local, piece.tile_size) for level in piece.tile_maps], dim=1).cpu()
         if vectors is None:
             vectors = torch.empty(len(points), found.shape[1])
         vectors[inside] = found
@@ -190,62 +186,9 @@ def _logits(network: nn.Module, probe: LinearProbe, image: Tensor, config: Probe
     """(K, D, H, W) logits on the CPU."""
     there = LinearProbe(probe.weight.to(device), probe.bias.to(device), probe.classes)
     logits = torch.empty(len(probe.classes), *image.shape[1:])
-    for maps, tile in _tiles(network, image, config, device):
-        seen = there.logits(maps, tile.size).cpu()
-        target = [slice(int(a), int(b)) for a, b in zip(tile.core_lower, tile.core_upper, strict=True)]
-        source = [slice(s.start - int(a), s.stop - int(a)) for s, a in zip(target, tile.lower, strict=True)]
+    for piece in pieces(network, image, largest=(config.tile,) * 3, device=device):
+        seen = there.logits(piece.tile_maps, piece.tile_size).cpu()
+        target = [slice(a, b) for a, b in zip(piece.lower, piece.upper, strict=True)]
+        source = [slice(s.start - a, s.stop - a) for s, a in zip(target, piece.tile_lower, strict=True)]
         logits[:, *target] = seen[:, *source]
     return logits
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """What the network saw, and which part of it counts. All in voxels of the image.
-
-    Attributes:
-        lower: (3,) first voxel of the tile.
-        size: D H W of the tile, padding included.
-        core_lower: (3,) first voxel that is taken from this tile.
-        core_upper: (3,) first voxel beyond.
-    """
-
-    lower: Tensor
-    size: Size
-    core_lower: Tensor
-    core_upper: Tensor
-
-
-def _tiles(
-    network: nn.Module, image: Tensor, config: ProbeConfig, device: torch.device
-) -> Iterator[tuple[list[Tensor], _Tile]]:
-    """The maps of every tile; cores partition the image, so that every voxel is read where it lies most inside."""
-    pyramid: Any = network
-    stride = [max(level[axis] for level in pyramid.strides) for axis in range(3)]
-    plans = [_axis(side, step, config.tile) for side, step in zip(image.shape[1:], stride, strict=True)]
-    weights = next((weight for weight in network.parameters()), torch.empty(0))
-    for starts in itertools.product(*(plan[1] for plan in plans)):
-        lower, first, last = (torch.tensor(column) for column in zip(*starts, strict=True))
-        size: Size = (plans[0][0], plans[1][0], plans[2][0])
-        part = image[:, *(slice(a, a + n) for a, n in zip(lower.tolist(), size, strict=True))]
-        missing = [n - side for n, side in zip(size, part.shape[1:], strict=True)]
-        padding = [amount for side in reversed(missing) for amount in (0, side)]
-        part = F.pad(part[None].float(), padding, mode="replicate").to(device, weights.dtype)
-        with undisturbed(network, device):
-            maps = [level[0] for level in pyramid(part)]
-        yield maps, _Tile(lower, size, first, last)
-
-
-def _axis(side: int, stride: int, largest: int) -> tuple[int, list[tuple[int, int, int]]]:
-    """Tile size of one axis, and (start, first voxel, end) of every tile's core.
-
-    At least two cells at the deepest stage, because instance norm needs more than one value; tiles overlap by a quarter
-    and the border between two cores lies in the middle of their overlap.
-    """
-    fitting = max(math.ceil(side / stride), 2) * stride
-    size = min(fitting, max(largest // stride, 2) * stride)
-    if size >= side:
-        return size, [(0, 0, side)]
-    count = math.ceil((side - size) / (0.75 * size)) + 1
-    starts = [round(index * (side - size) / (count - 1)) for index in range(count)]
-    borders = [0, *((left + size + right) // 2 for left, right in itertools.pairwise(starts)), side]
-    return size, [(start, borders[i], borders[i + 1]) for i, start in enumerate(starts)]

@@ -40,15 +40,25 @@ class Axis:
 
 @dataclass(frozen=True)
 class Piece:
-    """The core of one tile.
+    """One tile and its core, the part of it that counts.
 
     Attributes:
-        maps: per level (C_k, d, h, w), on the device.
+        maps: per level (C_k, d, h, w) of the core, on the device.
         starts: per level the first cell, D H W, in the map of the whole image.
+        tile_maps: per level the same of the whole tile, for values between cells at the core's border.
+        tile_lower: first voxel D H W of the tile.
+        tile_size: voxels D H W of the tile, padding included.
+        lower: first voxel D H W of the core.
+        upper: one past the last voxel of the core that the image has.
     """
 
     maps: tuple[Tensor, ...]
     starts: tuple[tuple[int, ...], ...]
+    tile_maps: tuple[Tensor, ...]
+    tile_lower: tuple[int, ...]
+    tile_size: tuple[int, ...]
+    lower: tuple[int, ...]
+    upper: tuple[int, ...]
 
 
 def axis(side: int, stride: int, largest: int) -> Axis:
@@ -89,7 +99,8 @@ def pieces(
     for chosen in itertools.product(*(range(len(one.starts)) for one in axes)):
         lower = [one.starts[i] for one, i in zip(axes, chosen, strict=True)]
         cores = [one.cores[i] for one, i in zip(axes, chosen, strict=True)]
-        tile = _cut(image, [a * s for a, s in zip(lower, stride, strict=True)], axes, stride)
+        corner = tuple(a * s for a, s in zip(lower, stride, strict=True))
+        tile = _cut(image, corner, axes, stride)
         with undisturbed(network, device):
             maps = pyramid(tile.to(device))
         inner, starts = [], []
@@ -98,7 +109,15 @@ def pieces(
             inside = [slice((a - o) * f, (b - o) * f) for (a, b), o, f in zip(cores, lower, factor, strict=True)]
             inner.append(level[0][:, *inside])
             starts.append(tuple(a * f for (a, _), f in zip(cores, factor, strict=True)))
-        yield Piece(tuple(inner), tuple(starts))
+        yield Piece(
+            maps=tuple(inner),
+            starts=tuple(starts),
+            tile_maps=tuple(level[0] for level in maps),
+            tile_lower=corner,
+            tile_size=tuple(tile.shape[2:]),
+            lower=tuple(first * s for (first, _), s in zip(cores, stride, strict=True)),
+            upper=tuple(min(e * s, n) for (_, e), s, n in zip(cores, stride, image.shape[1:], strict=True)),
+        )
 
 
 def _cut(image: Tensor, lower: Sequence[int], axes: Sequence[Axis], stride: Sequence[int]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nnssl.blocks.sampling import sample_map
 from nnssl.errors import DataError
-from nnssl.evaluate.probe import LabelledCase, LinearProbe, ProbeConfig, _axis, fit_probe, predict, probe_dice
+from nnssl.evaluate.probe import LabelledCase, LinearProbe, ProbeConfig, fit_probe, predict, probe_dice
 
 SMALL = ProbeConfig(voxels_per_class=200, iterations=50)
 
@@ -73,19 +73,6 @@ def test_tiles_change_nothing_where_the_features_are_local() -> None:
     whole = predict(network, probe, image, config=SMALL)
     tiled = predict(network, probe, image, config=ProbeConfig(tile=8))
     assert torch.equal(whole, tiled)
-
-
-@pytest.mark.parametrize("side", [5, 16, 17, 40, 95, 96, 97, 250])
-@pytest.mark.parametrize("stride", [1, 8, 32])
-def test_the_cores_of_the_tiles_partition_an_axis(side: int, stride: int) -> None:
-    size, tiles = _axis(side, stride, 96)
-    assert size % stride == 0
-    assert size // stride >= 2
-    assert [start for _, start, _ in tiles] == [0, *(end for _, _, end in tiles[:-1])]
-    assert tiles[-1][2] == side
-    for lower, first, end in tiles:
-        assert 0 <= lower <= first < end <= lower + size
-        assert lower + size <= max(side, size)
 
 
 def test_sides_that_are_no_multiple_of_the_stride_are_predicted_whole() -> None:

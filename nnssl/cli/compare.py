@@ -23,19 +23,22 @@ def _parser() -> argparse.ArgumentParser:
     made = _common.parser(
         PROG,
         "Fine-tune stock nnU-Net from scratch and from each checkpoint: same plan, schedule, seeds, test cases, label "
-        "subsets and decoder start. Stopped, it goes on behind the last finished training. Writes report.json, "
-        "report.html and pictures; their wording says what the intervals allow.",
+        "subsets and decoder start. Stopped, the same command goes on inside the training it was at. Writes "
+        "report.json, report.html, scores.csv and pictures; their wording says what the intervals allow.",
         examples=[
             "nnssl_compare 4 3d_fullres -w checkpoint_final.pth --dry_run",
             "nnssl_compare 4 3d_fullres -w checkpoint_final.pth --labels 1 3 all --replicates 8 -o compare_4",
             "nnssl_compare 4 7 3d_fullres -w a.pth b.pth --folds 0 1 --strict --equal_compute",
             "nnssl_compare 4 3d_fullres -w a.pth --set epochs=20 iterations_per_epoch=50 peak_lr=3e-3",
+            "nnssl_compare 4 3d_fullres -w a.pth --devices cuda:0 cuda:1",
         ],
     )
     add = made.add_argument
     add("datasets", nargs="+", metavar="DATASET", help="labelled data sets: number or full name")
     add("configuration", help="3d_fullres, or another one of the plans")
-    add("-w", dest="weights", nargs="+", required=True, metavar="CKPT", help="checkpoints of nnssl_pretrain")
+    add(
+        "-w", dest="weights", nargs="+", required=True, metavar="CKPT", help="checkpoints of nnssl, nnU-Net or OpenMind"
+    )
     add(
         "--labels", nargs="+", default=["1", "3", "5", "10", "all"], metavar="N", help="default: 1 3 5 10 all; subjects"
     )
@@ -43,11 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--replicates", type=int, default=3, metavar="N", help="label draws and seeds of each training (default 3)")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change the schedule of all arms")
     add("-p", dest="plans", metavar="PLANS", help="plans file (default: the one that the first checkpoint fits)")
-    add("--equal_compute", action="store_true", help="also from scratch, longer by the voxels of the pretraining")
+    add("--equal_compute", action="store_true", help="also from scratch, longer by the hours of the pretraining")
     add("--strict", action="store_true", help="refuse where a test case was, or may have been, pretrained on")
     add("--dry_run", action="store_true", help="say what would be done, how long, and what it can show; then stop")
+    add("--tolerance_mm", type=float, default=2.0, metavar="MM", help="of the normalised surface distance (default 2)")
     add("-device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
-    add("-j", dest="at_once", type=int, default=1, metavar="N", help="trainings at the same time (default 1)")
+    add("--devices", nargs="+", metavar="DEV", help="train on several at a time: cuda:0 cuda:1, or cpu cpu")
+    add("-j", dest="at_once", type=int, default=1, metavar="N", help="trainings at a time on each device (default 1)")
     add("-o", dest="out", default="nnssl_compare", metavar="DIR", help="folder of the comparison")
     return made
 
@@ -56,7 +61,6 @@ def _compare(arguments: argparse.Namespace) -> None:
     _common.apply_workspace(arguments)
     from pathlib import Path
 
-    from nnssl.engine.distributed import choose_device
     from nnssl.engine.recipe import assignments
     from nnssl.evaluate.compare_page import write_page
     from nnssl.evaluate.compare_plan import Request
@@ -74,16 +78,18 @@ def _compare(arguments: argparse.Namespace) -> None:
         replicates=arguments.replicates,
         settings=assignments(arguments.set),
         plans_name=arguments.plans,
-        device=choose_device(arguments.device).type,
+        devices=_devices(arguments),
         at_once=arguments.at_once,
         strict=arguments.strict,
         equal_compute=arguments.equal_compute,
+        tolerance_mm=arguments.tolerance_mm,
         out=Path(arguments.out).expanduser().resolve(),
     )
     comparison = Comparison(request, folders(), Screen())
-    print("\n".join(comparison.describe()))
+    said = [*comparison.describe(), comparison.estimate()]
+    comparison.notes.say(said)
+    print("\n".join(said), flush=True)
     if arguments.dry_run:
-        print(comparison.estimate())
         return
     comparison.run()
     report = make_report(comparison)
@@ -92,6 +98,21 @@ def _compare(arguments: argparse.Namespace) -> None:
             for arm, value in counted["differences"].items():
                 print(f"{target}, {labels} label(s), {arm} against {value['against']}: {value['sentence']}.")
     print(f"Report: {write_page(request.out, report)}")
+
+
+def _devices(arguments: argparse.Namespace) -> list[str]:
+    """What `--devices` or `-device` says, checked against this machine."""
+    from nnssl.engine.distributed import choose_device
+
+    if arguments.devices is None:
+        return [choose_device(arguments.device).type]
+    kinds = {device.partition(":")[0] for device in arguments.devices}
+    numbers = [number for _, _, number in (device.partition(":") for device in arguments.devices) if number]
+    known = kinds in ({"cpu"}, {"cuda"}) and all(number.isdigit() for number in numbers)
+    if not known or (numbers and kinds == {"cpu"}) or arguments.device not in (None, *kinds):
+        raise UsageError("--devices takes devices of one kind: cuda:0 cuda:1 .., or cpu cpu ..; -device must agree.")
+    choose_device(min(kinds), ranks=1 + max(map(int, numbers), default=0))
+    return list(arguments.devices)
 
 
 def _check(arguments: argparse.Namespace) -> None:

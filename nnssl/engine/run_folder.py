@@ -105,7 +105,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         file = (self.path / ".lock").open("a+", encoding="utf-8")
-        if not _lock(file):
+        if not lock(file):
             file.seek(0)
             raise UsageError(
                 f"Another process ({file.read().strip() or 'unknown'}) is training in {self.path}. Wait for it or stop "
@@ -202,7 +202,7 @@ def _nested(overrides: Mapping[str, object]) -> dict[str, object]:
     return flat
 
 
-def _lock(file: IO[str]) -> bool:
+def lock(file: IO[str]) -> bool:
     """Take an exclusive lock that the system drops when the process ends; False where another holds it."""
     try:
         if sys.platform == "win32":

@@ -1,28 +1,28 @@
-"""What a comparison will do, settled and written down before its first training."""
+"""What a comparison is made of: the request, its arms, its trainings, and what so many cases can show."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from nnssl.errors import DataError, UsageError
-from nnssl.evaluate.finetune_run import Request as Finetuning
-from nnssl.evaluate.finetune_run import fitting_plans, prepare_target
 from nnssl.evaluate.finetune_schedule import MeasuredSchedule, changed
-from nnssl.evaluate.leakage import leaks, scan_hashes
-from nnssl.evaluate.statistics import CONFIDENCE, FEWEST_CASES, POWER
-from nnssl.evaluate.subsets import Fold, nested, read_folds
-from nnssl.paths import Folders
-from nnssl.planning.cases import read_raw_dataset
+from nnssl.evaluate.statistics import CONFIDENCE, FEWEST_CASES, POWER, t_quantile
+from nnssl.evaluate.subsets import Fold, nested
+from nnssl.export.read import Weights
+from nnssl.export.sources import OURS, maker, read_any
 
 SCRATCH, LONGER = "scratch", "scratch_longer"
-_SPREADS = (0.02, 0.05, 0.10)  # assumed standard deviations of the per-case Dice differences
+CONTROLS = (SCRATCH, LONGER)
+_SPREADS = (0.02, 0.05, 0.10)  # assumed standard deviations of the per-subject Dice differences
+_DRAW_SPREAD = 0.02  # and of their mean from label draw to label draw
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9.-]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,11 @@ class Request:
         replicates: label draws and seeds of each training.
         settings: changed keys of `MeasuredSchedule`.
         plans_name: None: those that the first checkpoint fits.
-        device: "cuda" or "cpu".
-        at_once: trainings at the same time.
+        devices: where trainings run at the same time, all of one kind: "cpu", or "cuda" or "cuda:1".
+        at_once: trainings at the same time on each device.
         strict: refuse where a test case was pretrained on.
         equal_compute: add an arm from scratch that is as much longer as the pretraining was long.
+        tolerance_mm: of the normalised surface distance.
         out: folder of the comparison.
     """
 
@@ -53,11 +54,37 @@ class Request:
     replicates: int = 3
     settings: Mapping[str, object] = field(default_factory=dict)
     plans_name: str | None = None
-    device: str = "cpu"
+    devices: Sequence[str] = ("cpu",)
     at_once: int = 1
     strict: bool = False
     equal_compute: bool = False
+    tolerance_mm: float = 2.0
     out: Path = Path("nnssl_compare")
+
+    @property
+    def device(self) -> str:
+        """The kind of device: "cuda" or "cpu"."""
+        return self.devices[0].partition(":")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One of the contestants.
+
+    Attributes:
+        name: of folders and in the report.
+        weights: what it starts from; None: from scratch.
+        digest: sha256 of the weights file, "" from scratch.
+    """
+
+    name: str
+    weights: Weights | None = None
+    digest: str = ""
+
+    @property
+    def path(self) -> Path | None:
+        """The weights file."""
+        return None if self.weights is None else self.weights.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +95,7 @@ class Target:
         dataset: full name.
         plans_name: the plan of all arms.
         plans: its content.
+        chosen: the configuration with what it inherits.
         about: dataset.json.
         folds: {number: cases}.
         subject_of: case -> subject.
@@ -77,6 +105,7 @@ class Target:
     dataset: str
     plans_name: str
     plans: Mapping[str, Any]
+    chosen: Mapping[str, Any]
     about: Mapping[str, Any]
     folds: Mapping[int, Fold]
     subject_of: Mapping[str, str]
@@ -86,6 +115,38 @@ class Target:
     def test_cases(self) -> list[str]:
         """Of all folds."""
         return sorted({case for fold in self.folds.values() for case in fold.test})
+
+    @property
+    def test_subjects(self) -> list[str]:
+        """Of all folds."""
+        return sorted({self.subject_of[case] for case in self.test_cases})
+
+    @property
+    def classes(self) -> dict[str, tuple[int, ...]]:
+        """Foreground name -> its values in the label maps, in order; nnU-Net's regions have several."""
+        found = {name: tuple(value) if isinstance(value, list) else (int(value),) for name, value in self._labels()}
+        return dict(sorted(found.items(), key=lambda item: (len(item[1]) > 1, max(item[1]))))
+
+    def _labels(self) -> list[tuple[str, Any]]:
+        labels = self.about["labels"].items()
+        return [(name, value) for name, value in labels if name != "ignore" and value not in (0, [0])]
+
+    @property
+    def ignored(self) -> int | None:
+        """The value of voxels that nobody labelled, if the data set has one."""
+        value = self.about["labels"].get("ignore")
+        return None if value is None else int(value)
+
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        return len(self.about.get("channel_names", self.about.get("modality", {})))
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's answer, as nnU-Net counts them: with regions there is none for the background."""
+        regions = any(isinstance(value, list) and len(value) > 1 for value in self.about["labels"].values())
+        return max(2, len(self.classes) + 1) if not regions else len(self.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +158,7 @@ class Training:
     labels: str
     fold: int
     replicate: int
+    cases: tuple[str, ...]
     schedule: MeasuredSchedule
 
     @property
@@ -105,113 +167,82 @@ class Training:
         return f"{self.dataset}_{self.arm}_labels{self.labels}_fold{self.fold}_draw{self.replicate}"
 
 
-def arm_names(request: Request) -> dict[str, Path | None]:
-    """{arm: weights}; arms of checkpoints carry the name of what made them."""
-    from nnssl.export.read import read_weights
+def make_arms(request: Request) -> dict[str, Contender]:
+    """{name: arm}; arms of checkpoints are called after what made them.
 
-    arms: dict[str, Path | None] = {SCRATCH: None}
+    Raises:
+        DataError: a file cannot be read.
+    """
+    arms = {SCRATCH: Contender(name=SCRATCH)}
     if request.equal_compute:
-        arms[LONGER] = None
+        arms[LONGER] = Contender(name=LONGER)
     for path in request.weights:
-        name = str(read_weights(path).provenance.get("trainer", path.stem))
+        weights = read_any(path)
+        ours = maker(weights) == OURS
+        name = str(weights.provenance.get("trainer", path.stem)) if ours else f"{path.parent.name}-{path.stem}"
+        name = _NOT_IN_NAMES.sub("-", name).strip("-.") or "pretrained"
         same = sum(arm == name or arm.startswith(f"{name}_") for arm in arms)
-        arms[f"{name}_{same + 1}" if same else name] = path
+        name = f"{name}_{same + 1}" if same else name
+        arms[name] = Contender(name=name, weights=weights, digest=_digest(weights.path))
     return arms
 
 
-def settle_target(given: str, request: Request, where: Folders) -> Target:
-    """Check a target, its plan, its folds, and that no test case was pretrained on.
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    Raises:
-        NnsslError: whatever would fail later.
+
+def trainings(
+    target: Target, request: Request, arms: Mapping[str, Contender], *, longer_epochs: int | None
+) -> list[Training]:
+    """All trainings of a target; writes the split files that they name. Arms of a draw share cases, seed and length.
+
+    Args:
+        target: the data set.
+        request: what was asked for.
+        arms: the contestants.
+        longer_epochs: of `LONGER`; None: not known yet, and its trainings are left out.
     """
-    asked = Finetuning(
-        target=given, configuration=request.configuration, fold="0", weights=request.weights[0],
-        plans_name=request.plans_name,
-    )  # fmt: skip
-    plans_name = fitting_plans(where, asked)
-    for weights in request.weights:
-        dataset, plans = prepare_target(where, asked, plans_name, weights)
-    raw = read_raw_dataset(dataset, where)
-    home = where.preprocessed / dataset
-    about = json.loads((home / "dataset.json").read_text())
-    labelled = {path.name.removesuffix(about["file_ending"]) for path in (home / "gt_segmentations").glob("*")}
-    subject_of = {case.case_id: case.subject for case in raw.cases if case.case_id in labelled}
-    found = read_folds(home / "splits_final.json", sorted(subject_of), subject_of)
-    if max(request.folds) >= len(found):
-        raise UsageError(f"--folds {max(request.folds)}: {dataset} has the folds 0 to {len(found) - 1}.")
-    folds = {number: found[number] for number in request.folds}
-    tested = sorted({case for fold in folds.values() for case in fold.test})
-    hashes = scan_hashes(dataset, tested, str(plans["image_reader_writer"]), where)
-    warnings = [sentence for weights in request.weights for sentence in leaks(weights, hashes)]
-    if warnings and request.strict:
-        raise DataError(f"--strict: {warnings[0]} ({len(warnings)} such findings in {dataset}.)")
-    return Target(
-        dataset=dataset, plans_name=plans_name, plans=plans, about=about, folds=folds, subject_of=subject_of,
-        warnings=warnings,
-    )  # fmt: skip
-
-
-def trainings(target: Target, request: Request, arms: Mapping[str, Path | None]) -> list[Training]:
-    """All trainings of a target; writes the split files that they name. Arms of a draw share cases, seed and length."""
     made = []
     for number, fold in target.folds.items():
         for replicate in range(request.replicates):
             draws = nested(fold, target.subject_of, request.labels, seed=(0, number, replicate))
             for labels, cases in draws.items():
                 split = _write_split(request.out / "splits", cases, fold.test)
+                schedule = changed(MeasuredSchedule(), {"seed": replicate, **request.settings, "split": str(split)})
                 for arm in arms:
-                    schedule = changed(MeasuredSchedule(), {"seed": replicate, **request.settings, "split": str(split)})
-                    if arm == LONGER:
-                        schedule = changed(schedule, {"epochs": longer_epochs(schedule, target, request)})
+                    if arm == LONGER and longer_epochs is None:
+                        continue
+                    epochs = longer_epochs if arm == LONGER else schedule.epochs
                     made.append(
                         Training(
-                            dataset=target.dataset,
-                            arm=arm,
-                            labels=labels,
-                            fold=number,
-                            replicate=replicate,
-                            schedule=schedule,
+                            dataset=target.dataset, arm=arm, labels=labels, fold=number, replicate=replicate,
+                            cases=tuple(cases), schedule=changed(schedule, {"epochs": epochs}),
                         )
-                    )
+                    )  # fmt: skip
     return made
 
 
-def longer_epochs(schedule: MeasuredSchedule, target: Target, request: Request) -> int:
-    """Epochs that see as many voxels as pretraining and fine-tuning together, for the longest pretraining.
-
-    Voxels of patches stand for hours: those of the pretraining were spent on another machine or another day.
-
-    Raises:
-        DataError: a weights file does not say how long it was trained.
-    """
-    from nnssl.export.read import read_weights
-
-    chosen = target.plans["configurations"][request.configuration]
-    per_epoch = schedule.iterations_per_epoch * int(chosen["batch_size"]) * math.prod(chosen["patch_size"])
-    most = 0.0
-    for path in request.weights:
-        weights = read_weights(path)
-        steps, batch = weights.provenance.get("steps"), weights.provenance.get("recipe", {}).get("batch_size")
-        if not steps or not batch:
-            raise DataError(
-                f"--equal_compute needs steps and batch size of the pretraining, which {path} does not say."
-            )
-        most = max(most, steps * batch * math.prod(weights.configuration["patch_size"]) / per_epoch)
-    return schedule.epochs + math.ceil(most)
-
-
-def smallest_effects(cases: int) -> list[str]:
-    """What so many test cases can show, in sentences, before anything is measured."""
-    if cases < FEWEST_CASES:
-        return [f"{cases} test cases cannot show any difference: at least {FEWEST_CASES} are needed for a claim."]
+def smallest_effects(subjects: int, draws: int) -> list[str]:
+    """What so many test subjects and label draws can show, in sentences, before anything is measured."""
+    if subjects < FEWEST_CASES:
+        return [f"{subjects} test subjects cannot show any difference: at least {FEWEST_CASES} are needed for a claim."]
     normal = NormalDist()
     z = normal.inv_cdf((1 + CONFIDENCE) / 2) + normal.inv_cdf(POWER)
-    return [
-        f"If Dice differences vary by {100 * spread:g} points between cases, {cases} test cases show a gain of "
-        f"{100 * z * spread / math.sqrt(cases):.1f} points or more with a chance of {POWER:.0%}, label draws apart."
+    made = [
+        f"If Dice differences vary by {100 * spread:g} points between subjects, {subjects} test subjects show a gain "
+        f"of {100 * z * spread / math.sqrt(subjects):.1f} points or more with a chance of {POWER:.0%}, label draws "
+        f"apart."
         for spread in _SPREADS
     ]
+    if draws == 1:
+        return [*made, "One label draw cannot show how much draws vary: any claim will be about that draw alone."]
+    least = (t_quantile((1 + CONFIDENCE) / 2, draws - 1) + t_quantile(POWER, draws - 1)) * _DRAW_SPREAD
+    made.append(
+        f"If they also vary by {100 * _DRAW_SPREAD:g} points between label draws, {draws} draws show no gain below "
+        f"{100 * least / math.sqrt(draws):.1f} points, however many test subjects there are."
+    )
+    return made
 
 
 def _write_split(folder: Path, train: Sequence[str], test: Sequence[str]) -> Path:
@@ -219,5 +250,6 @@ def _write_split(folder: Path, train: Sequence[str], test: Sequence[str]) -> Pat
     text = json.dumps({"train": list(train), "val": list(test)})
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-    file.write_text(text)
+    if not file.is_file():
+        file.write_text(text)
     return file

@@ -36,12 +36,12 @@ def make_report(comparison: Comparison) -> dict[str, Any]:
     """Read what the trainings left, write `report.json`, return its content."""
     targets = {target.dataset: _target_report(comparison, target) for target in comparison.targets}
     report = {
-        "arms": {arm: None if path is None else str(path) for arm, path in comparison.arms.items()},
+        "arms": {name: None if arm.path is None else str(arm.path) for name, arm in comparison.arms.items()},
         "labels": list(comparison.request.labels),
         "targets": targets,
         "mean_rank": mean_ranks(targets),
         "caveats": list(CAVEATS),
-        "before_the_first_training": comparison.describe(),
+        "before_the_first_training": comparison.notes.said[0]["sentences"],
     }
     with whole_file(comparison.request.out / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
+import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from nnssl.atomic import whole_file
-from nnssl.errors import ExportError, UsageError
-from nnssl.evaluate.commands import Job, Runner, Screen, program
+from nnssl.errors import DataError
+from nnssl.evaluate.commands import Runner, Screen, Slot
+from nnssl.evaluate.compare_folder import Notes
+from nnssl.evaluate.compare_job import TIMING, TrainingJob
+from nnssl.evaluate.compare_longer import Longer, check_cost, settle_longer
 from nnssl.evaluate.compare_plan import (
+    LONGER,
+    SCRATCH,
     Request,
     Target,
     Training,
-    arm_names,
-    settle_target,
+    make_arms,
     smallest_effects,
     trainings,
 )
-from nnssl.evaluate.finetune_schedule import VARIABLE
-from nnssl.export.proof import fresh_network
-from nnssl.export.read import read_weights
-from nnssl.export.tensors import decoder_names
-from nnssl.paths import Folders, dataset_id
+from nnssl.evaluate.compare_start import seconds_per_step, windows
+from nnssl.evaluate.compare_target import settle_target
+from nnssl.evaluate.finetune_schedule import MeasuredSchedule, changed
+from nnssl.paths import Folders
 
-TRAINER = "NnsslMeasuredFinetune"
-PLAN = "comparison.json"
-_TIMED_STEPS = 2
+_START_SECONDS = 15.0  # of a training: imports, network, first batches
 
 
 class Comparison:
-    """A comparison in a folder of its own. A second call goes on behind the last finished training."""
+    """A comparison in a folder of its own. A second call goes on where the first one was stopped."""
 
     def __init__(self, request: Request, where: Folders, screen: Screen) -> None:
         """Settle everything; writes only the plan of the comparison and its split files.
@@ -45,11 +41,16 @@ class Comparison:
             NnsslError: whatever would fail later.
         """
         self.request, self.where, self.screen = request, where, screen
-        self.arms = arm_names(request)
-        self.targets = [settle_target(given, request, where) for given in request.targets]
+        self.arms = make_arms(request)
+        if request.equal_compute:
+            check_cost(self.arms)
         request.out.mkdir(parents=True, exist_ok=True)
-        self.trainings = {target.dataset: trainings(target, request, self.arms) for target in self.targets}
-        self._own_folder()
+        self.targets = [settle_target(given, request, self.arms, where) for given in request.targets]
+        self.notes = Notes(request, self.targets, self.arms)
+        self.trainings: dict[str, list[Training]] = {}
+        for target in self.targets:
+            self._list_trainings(target)
+        self.runner = Runner(request.out / "logs", screen)
 
     def describe(self) -> list[str]:
         """What will be done and what it can show, in sentences."""
@@ -59,127 +60,119 @@ class Comparison:
             said.append(
                 f"{target.dataset}, {target.plans_name}: {len(made)} trainings ({', '.join(self.arms)}; labels "
                 f"{', '.join(self.request.labels)}; {len(target.folds)} fold(s), {self.request.replicates} draw(s)), "
-                f"{len(target.test_cases)} test cases."
+                f"{len(target.test_cases)} test cases of {len(target.test_subjects)} subjects."
             )
-            said += smallest_effects(len(target.test_cases))
+            longer = self.notes.longer.get(target.dataset)
+            if longer is not None:
+                said.append(longer.sentence)
+            elif self.request.equal_compute:
+                said.append(f"{target.dataset}: those of {LONGER} come on top; scratch is timed first to settle them.")
+            said += smallest_effects(len(target.test_subjects), self.request.replicates)
             said += [f"Warning: {warning}" for warning in target.warnings]
         return said
 
     def estimate(self) -> str:
-        """A sentence about the time, from a few timed steps of each target's network on this machine."""
-        seconds = 0.0
+        """A sentence about the time that is left, from a few timed steps of each target's network on this machine."""
+        seconds, left, total = 0.0, 0, 0
         for target in self.targets:
-            step = seconds_per_step(target, self.request)
-            seconds += step * sum(training.schedule.iterations for training in self.trainings[target.dataset])
-        hours = seconds / 3600 / self.request.at_once
-        return f"About {hours:.2g} hours of training steps; loading, measuring and starting up come on top."
+            missing = [one for one in self.trainings[target.dataset] if not self._job(target, one).done(self.runner)]
+            total += len(self.trainings[target.dataset])
+            unsettled = self.request.equal_compute and target.dataset not in self.notes.longer
+            if not missing and not unsettled:
+                continue
+            step, window = seconds_per_step(target, self.request.device)
+            if unsettled:
+                guess = settle_longer(self._schedule(), target, self.arms, seconds_per_iteration=step)
+                more = self._longer_trainings(target, guess)
+                missing, total = [*missing, *more], total + len(more)
+            left += len(missing)
+            for training in missing:
+                cases = len(target.folds[training.fold].test)
+                seconds += step * training.schedule.iterations + _START_SECONDS
+                seconds += window * windows(training, target, test_cases=cases)
+        if not left:
+            return f"All {total} trainings are done."
+        places = len(self._slots())
+        return (
+            f"{total - left} of {total} trainings are done; the rest takes about {seconds / 3600 / places:.2g} hours "
+            f"({places} at a time, from timed steps of this machine; loading and augmentation come on top)."
+        )
 
     def run(self) -> None:
         """Do all trainings that are not done.
 
         Raises:
-            NnsslError: one of them failed; its log is named.
+            NnsslError: one of them failed, and its log is named; or a signal came.
         """
-        runner = Runner(self.request.out / "logs", self.screen)
-        jobs = [self._job(target, training) for target in self.targets for training in self.trainings[target.dataset]]
-        runner.run(*jobs, at_once=self.request.at_once)
+        slots = self._slots()
+        self.runner.run(*self._jobs(lambda arm: arm != LONGER), slots=slots)
+        if not self.request.equal_compute:
+            return
+        for target in self.targets:
+            if target.dataset not in self.notes.longer:
+                pace = self._measured_pace(target)
+                longer = settle_longer(self._schedule(), target, self.arms, seconds_per_iteration=pace)
+                self.notes.settle(target.dataset, longer)
+                self.screen.say(longer.sentence)
+                self._list_trainings(target)
+        self.runner.run(*self._jobs(lambda arm: arm == LONGER), slots=slots)
 
     def fold_folder(self, target: Target, training: Training) -> Path:
         """Where a training leaves what it measured."""
-        results = self.request.out / training.arm / training.name
-        return results / target.dataset / f"{TRAINER}__{target.plans_name}__{self.request.configuration}" / "fold_0"
+        return self._job(target, training).fold
 
-    def _job(self, target: Target, training: Training) -> Job:
-        command = [program("nnUNetv2_train"), str(dataset_id(target.dataset)), self.request.configuration, "0"]
-        command += ["-p", target.plans_name, "-tr", TRAINER, "-device", self.request.device]
-        weights = self.arms[training.arm]
-        if weights is not None:
-            start = write_start(self.request.out / "starts", weights, target, self.request, training.schedule.seed)
-            command += ["-pretrained_weights", str(start)]
-        results = self.request.out / training.arm / training.name
-        results.mkdir(parents=True, exist_ok=True)
-        environment = {
-            "nnUNet_raw": str(self.where.raw),
-            "nnUNet_preprocessed": str(self.where.preprocessed),
-            "nnUNet_results": str(results),  # one a training: nothing is ever written over
-            "nnUNet_extTrainer": str(Path(__file__).resolve().parents[1] / "nnunet_ext"),
-            "nnUNet_n_proc_DA": "0",  # nnU-Net's loader processes draw from generators nobody seeds
-            "nnUNet_compile": "f",
-            "OMP_WAIT_POLICY": "passive",  # threads that wait must not spin: trainings share the cores
-            VARIABLE: json.dumps(training.schedule.to_json(), sort_keys=True),
-        }
-        curve = self.fold_folder(target, training) / "curve.json"
-        progress = partial(_last_iteration, curve, training.schedule.iterations)
-        return Job(name=training.name, command=command, environment=environment, progress=progress)
+    def _job(self, target: Target, training: Training) -> TrainingJob:
+        return TrainingJob(self.request, self.where, target, training, self.arms[training.arm])
 
-    def _own_folder(self) -> None:
-        """A folder belongs to one question; numbers of labels, folds and draws may be added."""
-        file = self.request.out / PLAN
-        mine = {
-            "targets": {target.dataset: target.plans_name for target in self.targets},
-            "configuration": self.request.configuration,
-            "arms": {arm: None if path is None else str(path) for arm, path in self.arms.items()},
-            "settings": {key: str(value) for key, value in self.request.settings.items()},
-        }
-        if file.is_file() and json.loads(file.read_text())["question"] != mine:
-            raise UsageError(
-                f"{self.request.out} holds a comparison of other targets, checkpoints or settings ({file}). Give the "
-                f"same ones to go on with it, or another -o."
+    def _jobs(self, wanted: Any) -> list[Any]:
+        threads = self._threads()
+        return [
+            self._job(target, training).job(threads=threads)
+            for target in self.targets
+            for training in self.trainings[target.dataset]
+            if wanted(training.arm)
+        ]
+
+    def _list_trainings(self, target: Target) -> None:
+        longer = self.notes.longer.get(target.dataset)
+        epochs = None if longer is None else longer.epochs
+        self.trainings[target.dataset] = trainings(target, self.request, self.arms, longer_epochs=epochs)
+
+    def _longer_trainings(self, target: Target, longer: Longer) -> list[Training]:
+        made = trainings(target, self.request, self.arms, longer_epochs=longer.epochs)
+        return [training for training in made if training.arm == LONGER]
+
+    def _schedule(self) -> MeasuredSchedule:
+        return changed(MeasuredSchedule(), self.request.settings)
+
+    def _measured_pace(self, target: Target) -> float:
+        """Seconds an iteration of scratch's own runs took, loading included."""
+        iterations, seconds = 0, 0.0
+        for training in self.trainings[target.dataset]:
+            file = self.fold_folder(target, training) / TIMING
+            if training.arm == SCRATCH and file.is_file():
+                found: Mapping[str, Any] = json.loads(file.read_text())
+                iterations, seconds = iterations + int(found["iterations"]), seconds + float(found["seconds"])
+        if not iterations:
+            raise DataError(
+                f"No training from scratch of {target.dataset} left its {TIMING}, which --equal_compute needs."
             )
-        file.write_text(json.dumps({"question": mine, "before the first training": self.describe()}, indent=2) + "\n")
+        return seconds / iterations
+
+    def _slots(self) -> list[Slot]:
+        return [_slot(device) for device in self.request.devices for _ in range(self.request.at_once)]
+
+    def _threads(self) -> int:
+        """CPU threads of each training, so that they share the cores instead of fighting for them."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // len(self._slots())) if self.request.device == "cpu" else 0
 
 
-def write_start(folder: Path, weights: Path, target: Target, request: Request, seed: int) -> Path:
-    """The weights in the network that the arm from scratch starts from: only what was pretrained differs.
-
-    Files whose decoder was not trained hold one with values of their own; scratch's takes its place.
-
-    Raises:
-        ExportError: the weights bring tensors that the network does not have.
-    """
-    found = read_weights(weights)
-    chosen = target.plans["configurations"][request.configuration]
-    labels = {key for key in target.about["labels"] if key != "ignore"}
-    network = fresh_network(
-        chosen["architecture"], channels=found.channels, classes=len(labels), seed=seed
-    )  # as the trainer, which seeds right before it builds
-    trained = found.provenance.get("transferred", {}).get("decoder", 0)
-    taken = {name for name in found.tensors if name.startswith(("encoder.", "decoder.encoder."))}
-    taken |= set(decoder_names(found.tensors)) if trained else set()
-    loaded = network.load_state_dict({name: found.tensors[name] for name in taken}, strict=False)
-    if loaded.unexpected_keys:
-        raise ExportError(f"{weights} brings {loaded.unexpected_keys[0]}, which the plan's network does not have.")
-    folder.mkdir(parents=True, exist_ok=True)
-    about = weights.stat()  # a file that was written anew is another start, and its trainings are done again
-    digest = hashlib.sha256(f"{weights} {about.st_size} {about.st_mtime_ns}".encode()).hexdigest()[:12]
-    path = folder / f"{target.dataset}_{digest}_seed{seed}.pth"
-    with whole_file(path) as temporary:
-        torch.save({"network_weights": network.state_dict()}, temporary)
-    return path
-
-
-def seconds_per_step(target: Target, request: Request) -> float:
-    """Forward and backward of one batch of the plan, without loading and augmentation."""
-    chosen = target.plans["configurations"][request.configuration]
-    channels = len(target.about.get("channel_names", target.about.get("modality", {})))
-    network = fresh_network(
-        chosen["architecture"], channels=channels, classes=max(2, len(target.about["labels"])), seed=0
-    ).to(request.device)
-    batch = torch.zeros(int(chosen["batch_size"]), channels, *chosen["patch_size"], device=request.device)
-    began = 0.0
-    for step in range(_TIMED_STEPS + 1):
-        if step == 1:  # the first one allocates
-            began = time.monotonic()
-        outputs: Sequence[Any] = network(batch)
-        sum((output.float().mean() for output in outputs), torch.zeros((), device=request.device)).backward()
-        if request.device == "cuda":
-            torch.cuda.synchronize()
-    return (time.monotonic() - began) / _TIMED_STEPS
-
-
-def _last_iteration(curve: Path, total: int) -> str:
-    try:
-        points: Sequence[Mapping[str, Any]] = json.loads(curve.read_text())
-        return f"{points[-1]['iteration']}/{total}"
-    except (OSError, ValueError, IndexError):
-        return "starting"  # the file comes with the first measurement
+def _slot(device: str) -> Slot:
+    """nnU-Net takes the first GPU that it sees, so each place sees only its own."""
+    kind, _, number = device.partition(":")
+    if not number:
+        return Slot(words=("-device", kind))
+    seen: Sequence[str] = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
+    chosen = seen[int(number)] if int(number) < len(seen) else number
+    return Slot(words=("-device", kind), environment={"CUDA_VISIBLE_DEVICES": chosen})

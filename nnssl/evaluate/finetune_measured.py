@@ -2,12 +2,15 @@
 
 Dice on whole held-out cases after every epoch (`curve.json`) and at the end (`final.json`), in this process: nnU-Net's
 validation starts worker processes that take longer than a small network does. Nothing is selected by these numbers.
+A training that was stopped and continued (`--c`) ends with the very weights of one that was not, on the CPU at least:
+every epoch begins with a seed of its own.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,11 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from nnssl.atomic import whole_file
 from nnssl.evaluate.finetune_schedule import MeasuredSchedule
 from nnssl.evaluate.finetune_trainer import NnsslFinetuneWarmup
 
-CURVE, FINAL = "curve.json", "final.json"
+CURVE, FINAL, TIMING = "curve.json", "final.json", "timing.json"
 
 
 class _InPairs(torch.nn.Module):
@@ -44,8 +48,42 @@ class NnsslMeasuredFinetune(NnsslFinetuneWarmup):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        if self.iteration == 0:
+        points = self._points()
+        if not points or points[-1]["iteration"] < self.iteration:  # a kill between checkpoint and measurement
             self._record()
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        if self.iteration:
+            self._seed_epoch()
+        self._epoch_began = time.monotonic()
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        path = Path(self.output_folder) / TIMING
+        before = json.loads(path.read_text()) if self.current_epoch and path.is_file() else {}
+        _write_json(
+            path,
+            {
+                "iterations": before.get("iterations", 0) + self.num_iterations_per_epoch,
+                "seconds": before.get("seconds", 0.0) + time.monotonic() - self._epoch_began,
+            },
+        )
+
+    def _seed_epoch(self) -> None:
+        """Seed all generators by seed and iteration, so that what was drawn before does not matter."""
+        seed = int(np.random.SeedSequence([self.schedule.seed, self.iteration]).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Whole or not at all: a training that was killed while saving goes on from the checkpoint before."""
+        if self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with whole_file(filename) as temporary:
+            super().save_checkpoint(str(temporary))
 
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
@@ -96,8 +134,7 @@ class NnsslMeasuredFinetune(NnsslFinetuneWarmup):
     def _record(self) -> None:
         """Append one measurement to `curve.json`: Dice per case and organ on the preprocessed grid."""
         iteration = self.iteration
-        path = Path(self.output_folder) / CURVE
-        points = json.loads(path.read_text()) if iteration and path.is_file() else []
+        path, points = Path(self.output_folder) / CURVE, self._points()
         state = (random.getstate(), np.random.get_state(), torch.get_rng_state())
         chosen = self.held_out()[: self.measured().curve_cases]
         dice = {
@@ -110,6 +147,12 @@ class NnsslMeasuredFinetune(NnsslFinetuneWarmup):
         points = [point for point in points if point["iteration"] < iteration]
         _write_json(path, [*points, {"iteration": iteration, "dice": dice}])
         self.print_to_log_file(f"Held-out Dice after {iteration} iterations: {_mean(dice):.3f}")
+
+    def _points(self) -> list[dict[str, Any]]:
+        """What `curve.json` holds of this training so far."""
+        path = Path(self.output_folder) / CURVE
+        points: list[dict[str, Any]] = json.loads(path.read_text()) if self.iteration and path.is_file() else []
+        return [point for point in points if point["iteration"] <= self.iteration]
 
     def _dice(self, logits: torch.Tensor, segmentation: np.ndarray[Any, Any]) -> list[float | None]:
         """Dice per foreground label; None where neither the truth nor the prediction has it."""

@@ -189,3 +189,10 @@ def smallest_gain(differences: Numbers, *, confidence: float = CONFIDENCE, power
     normal = NormalDist()
     z = normal.inv_cdf((1 + confidence) / 2) + normal.inv_cdf(power)
     return float(z * differences.std(ddof=1) / math.sqrt(len(differences)))
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """Quantile of Student's t distribution."""
+    from scipy.stats import t
+
+    return float(t.ppf(probability, freedom))

@@ -65,7 +65,7 @@ def test_a_comparison_from_the_first_word_to_the_report(workspace: Path, capsys:
     words = ("--labels", 1, "--replicates", 1, "--set", *SHORT, "-j", 2)
     compare(workspace, *words)
     said = capsys.readouterr().out
-    assert "2 test cases cannot show any difference" in said
+    assert "2 test subjects cannot show any difference" in said
     assert "does not say which scans it saw" in said
     assert "too few cases for a claim" in said
 
@@ -92,16 +92,20 @@ def test_a_comparison_from_the_first_word_to_the_report(workspace: Path, capsys:
 
 
 def test_both_arms_start_with_one_decoder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnssl.evaluate.compare_plan import Request, settle_target
-    from nnssl.evaluate.compare_run import write_start
+    from nnssl.evaluate.compare_plan import Request, make_arms
+    from nnssl.evaluate.compare_start import write_start
+    from nnssl.evaluate.compare_target import settle_target
     from nnssl.evaluate.finetune_measured import NnsslMeasuredFinetune
     from nnssl.evaluate.finetune_schedule import VARIABLE
     from nnssl.paths import folders
 
     monkeypatch.setenv(VARIABLE, '{"seed": 3}')
-    request = Request(targets=["4"], configuration=CONFIGURATION, weights=[workspace / "w.pth"], labels=["1"])
-    target = settle_target("4", request, folders())
-    start = torch.load(write_start(workspace / "starts", workspace / "w.pth", target, request, 3), weights_only=True)
+    request = Request(targets=["4"], configuration=CONFIGURATION, weights=[workspace / "w.pth"], labels=["1"], out=workspace)
+    arms = make_arms(request)
+    target = settle_target("4", request, arms, folders())
+    weights = next(arm.weights for arm in arms.values() if arm.weights is not None)
+    write_start(workspace / "start.pth", weights, target, 3)
+    start = torch.load(workspace / "start.pth", weights_only=True)
     file = torch.load(workspace / "w.pth", weights_only=True)["network_weights"]
     plans = {**target.plans, "continue_training": False}
     trainer = NnsslMeasuredFinetune(plans, CONFIGURATION, 0, dict(target.about), torch.device("cpu"))
@@ -116,7 +120,7 @@ def test_a_dry_run_trains_nothing(workspace: Path, capsys: pytest.CaptureFixture
     compare(workspace, "--labels", 1, "all", "--dry_run")
     said = capsys.readouterr().out
     assert "12 trainings" in said
-    assert "hours of training steps" in said
+    assert "0 of 12 trainings are done; the rest takes about" in said
     assert not (workspace / "out" / "logs").exists()
 
 
@@ -128,7 +132,7 @@ def test_a_dry_run_trains_nothing(workspace: Path, capsys: pytest.CaptureFixture
         (("--labels", "few"), 2, "numbers of labelled subjects and 'all'"),
         (("--labels", "1", "--folds", "1"), 2, "has the folds 0 to 0"),
         (("--set", "seed=4"), 2, "draws it itself"),
-        (("--labels", "1", "--equal_compute"), 1, "needs steps and batch size"),
+        (("--labels", "1", "--equal_compute"), 1, "needs what the pretraining cost"),
     ],
 )
 def test_what_cannot_be_compared_is_said_at_once(

@@ -13,6 +13,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
+CELL_MM = 4.0  # the body mask's cell: the chest wall is some cells thick, and a chest has 10^5 cells
+
 
 @dataclass(frozen=True, kw_only=True)
 class RawCase:
@@ -45,6 +47,32 @@ class Sidecar(ABC):
     @abstractmethod
     def compute(cls, case: RawCase) -> Mapping[str, npt.NDArray[np.generic]]:
         """Named arrays of plain numeric dtype; the same case must always give the same arrays."""
+
+
+class BodyMask(Sidecar):
+    """Body voxels on a coarse lattice of about 4 mm, for `Source(anchor="body")`: the one sidecar of our own.
+
+    Arrays: `mask` (d, h, w) bool; `first` and `stride` (3,) int64: lattice point i is voxel first + stride * i, and
+    `mask` says whether that voxel belongs to the body.
+    """
+
+    name = "body"
+
+    @classmethod
+    def compute(cls, case: RawCase) -> Mapping[str, npt.NDArray[np.generic]]:
+        """The body of `case`; see `nnssl.planning.bodymask.body` for what that is."""
+        from nnssl.planning.bodymask import body
+
+        columns = np.asarray(case.to_world)[:3, :3]
+        spacing_mm = np.linalg.norm(columns, axis=0)
+        shape = np.array(case.image.shape[1:])
+        stride = np.clip(np.round(CELL_MM / spacing_mm), 1, shape).astype(np.int64)
+        first = (stride - 1) // 2
+        lattice = tuple(slice(int(start), None, int(step)) for start, step in zip(first, stride, strict=True))
+        # LPS: the third world axis runs from feet to head; the voxel axis most along it is the vertical one
+        vertical = int(np.argmax(np.abs(columns[2]) / spacing_mm))
+        mask = body(case.image[(slice(None), *lattice)], case.modality, vertical=vertical)
+        return {"mask": mask, "first": first, "stride": stride}
 
 
 @dataclass(frozen=True, kw_only=True)

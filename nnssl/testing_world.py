@@ -21,7 +21,7 @@ from nnssl.engine import randomness
 from nnssl.engine.step import KeyedStep
 from nnssl.method import Batch, DataInfo, PlanInfo, SourceInfo, View
 from nnssl.needs import Needs, RawCase, Sidecar
-from nnssl.views.spec import Size, ViewGroup, ViewSpec
+from nnssl.views.spec import IntegerCrop, Size, ViewGroup, ViewSpec
 
 SEED = 20
 
@@ -160,6 +160,8 @@ def _view(group: ViewGroup, keys: Tensor, channels: int, dtype: torch.dtype, inv
     clean = (image * 0.8 + 0.1).to(dtype) if group.keep_clean else None
     to_source = torch.eye(4, dtype=torch.float64).repeat(*lead, 1, 1)
     origin = randomness.uniform(SEED, keys, f"{group.name}.origin", (views, 3), dtype=torch.float64) * 8
+    if isinstance(group.geometry, IntegerCrop):
+        origin = origin.floor()
     to_source[..., :3, 3] = origin
     return View(
         image=image.to(dtype),

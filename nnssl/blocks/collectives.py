@@ -84,23 +84,44 @@ class BatchNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
         self.bias = nn.Parameter(torch.zeros(width)) if affine else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, ...) with mean 0 and variance 1 per channel over all samples and positions of all ranks."""
+    def forward(self, x: Tensor, counted: Tensor | None = None) -> Tensor:
+        """(N, C, ...) with mean 0 and variance 1 per channel over all samples and positions of all ranks.
+
+        Args:
+            x: as many samples on every rank.
+            counted: (N,) bool; other samples are normalised too, but count for nothing. None: all count.
+        """
         wide = x if x.dtype == torch.float64 else x.float()
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        mean, variance = self._statistics(wide, axes)
+        mean, variance = batch_statistics(wide, axes) if counted is None else _counted_statistics(wide, axes, counted)
         shape = [1, -1] + [1] * (x.ndim - 2)
         out = (wide - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
         if self.weight is not None and self.bias is not None:
             out = out * self.weight.view(shape) + self.bias.view(shape)
         return out.to(x.dtype)
 
-    @staticmethod
-    def _statistics(x: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
-        """(C,) mean and biased variance over all ranks. Ranks hold equally many samples, so means may be averaged."""
-        variance, mean = torch.var_mean(x, dim=axes, correction=0)
-        if world_size() == 1:
-            return mean, variance
-        means, variances = gather(torch.stack((mean, variance))[None]).unbind(1)
-        total = means.mean(0)
-        return total, variances.mean(0) + (means - total).square().mean(0)
+
+def batch_statistics(x: Tensor, axes: list[int]) -> tuple[Tensor, Tensor]:
+    """(C,) mean and biased variance over all ranks. Ranks hold equally many samples, so means may be averaged."""
+    variance, mean = torch.var_mean(x, dim=axes, correction=0)
+    if world_size() == 1:
+        return mean, variance
+    means, variances = gather(torch.stack((mean, variance))[None]).unbind(1)
+    total = means.mean(0)
+    return total, variances.mean(0) + (means - total).square().mean(0)
+
+
+def _counted_statistics(x: Tensor, axes: list[int], counted: Tensor) -> tuple[Tensor, Tensor]:
+    """The same over the counted samples, of which ranks may hold unequally many: their means get weights."""
+    weight = counted.to(x.dtype).reshape(-1, *([1] * (x.ndim - 1)))
+    positions = x[0, 0].numel()
+    number = weight.sum() * positions
+    mean = (x * weight).sum(axes, keepdim=True) / number.clamp(min=1)
+    variance = ((x - mean).square() * weight).sum(axes) / number.clamp(min=1)
+    mean = mean.flatten()
+    if world_size() == 1:
+        return mean, variance
+    means, variances, numbers = gather(torch.stack((mean, variance, number.expand_as(mean)))[None]).unbind(1)
+    share = numbers / numbers.sum(0).clamp(min=1)
+    total = (means * share).sum(0)
+    return total, ((variances + (means - total).square()) * share).sum(0)

@@ -1,4 +1,4 @@
-"""Arrays that belong to a case, stored as `CASE.NAME.npz` without pickle; and the body mask, our one sidecar."""
+"""Arrays that belong to a case, stored as `CASE.NAME.npz` without pickle; and points drawn from the body mask."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy.typing as npt
 from nnssl.atomic import whole_file
 from nnssl.data.case import CaseEntry
 from nnssl.errors import DataError, PluginError
-from nnssl.needs import RawCase, Sidecar
+from nnssl.needs import BodyMask as BodyMask
+from nnssl.needs import Sidecar
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 _VERSION = "sidecar_version"
-_CELL_MM = 4.0  # the body mask's cell: the chest wall is some cells thick, and a chest has 10^5 cells
 
 
 def sidecar_file(case_id: str, sidecar: type[Sidecar]) -> str:
@@ -65,32 +65,6 @@ def stored_version(path: Path) -> int | None:
             return int(file[_VERSION])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-
-
-class BodyMask(Sidecar):
-    """Body voxels on a coarse lattice of about 4 mm, for `Source(anchor="body")`.
-
-    Arrays: `mask` (d, h, w) bool; `first` and `stride` (3,) int64: lattice point i is voxel first + stride * i, and
-    `mask` says whether that voxel belongs to the body.
-    """
-
-    name = "body"
-
-    @classmethod
-    def compute(cls, case: RawCase) -> Mapping[str, npt.NDArray[np.generic]]:
-        """The body of `case`; see `nnssl.planning.bodymask.body` for what that is."""
-        from nnssl.planning.bodymask import body
-
-        columns = np.asarray(case.to_world)[:3, :3]
-        spacing_mm = np.linalg.norm(columns, axis=0)
-        shape = np.array(case.image.shape[1:])
-        stride = np.clip(np.round(_CELL_MM / spacing_mm), 1, shape).astype(np.int64)
-        first = (stride - 1) // 2
-        lattice = tuple(slice(int(start), None, int(step)) for start, step in zip(first, stride, strict=True))
-        # LPS: the third world axis runs from feet to head; the voxel axis most along it is the vertical one
-        vertical = int(np.argmax(np.abs(columns[2]) / spacing_mm))
-        mask = body(case.image[(slice(None), *lattice)], case.modality, vertical=vertical)
-        return {"mask": mask, "first": first, "stride": stride}
 
 
 def random_body_voxel(arrays: Arrays, generator: np.random.Generator) -> tuple[int, int, int]:

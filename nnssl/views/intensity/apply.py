@@ -52,6 +52,14 @@ def apply_chain(
             part.copy_(rows.view(part.shape))
 
 
+def apply_fixed(op: IntensityOp, images: Tensor) -> Tensor:
+    """(M, C, D, H, W) changed by an operation that leaves nothing to chance, such as a window for inference."""
+    rows = images.flatten(0, 1).clone(memory_format=torch.contiguous_format)
+    drawn = op.draw(numpy_generator(0, 0, "fixed"), len(rows))
+    params = {name: rows.new_tensor(value) for name, value in drawn.items()}
+    return op.apply(rows, params, torch.zeros_like).view(images.shape)
+
+
 def _at_once(images: Tensor) -> int:
     """How many views an operation works on at a time."""
     return 1 if images.device.type == "cpu" else max(len(images), 1)

@@ -1,0 +1,104 @@
+"""The views of vox2vec (Goncharov et al. 2023): two exact crops that hold one body voxel, with own intensities."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from nnssl.errors import PlanError
+from nnssl.method import DataInfo, PlanInfo
+from nnssl.views.intensity import GaussianBlur, GaussianNoise, IntensityOp, OneOf, PercentileWindow, Sharpen, Window
+from nnssl.views.spec import WHOLE_CASE, IntegerCrop, Intensity, Size, Source, ViewGroup, ViewSpec
+
+if TYPE_CHECKING:
+    from nnssl_vox2vec.method import Vox2VecConfig
+
+GROUP = "crops"
+PUBLISHED_SIZE: Size = (32, 128, 128)  # published as (128, 128, 32) in x y z
+PUBLISHED_SPACING_MM = (2.0, 1.0, 1.0)
+
+
+def view_spec(config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec:
+    """Two crops of one case, both with the same body voxel; bit-equal to the case before the intensity operations.
+
+    Raises:
+        PlanError: the plan or the data do not allow the views.
+    """
+    size = _published_size(plan, data) if config.published_views else _planned_size(config, plan, data)
+    group = ViewGroup(
+        name=GROUP,
+        count=2,
+        size=size,
+        place="around_anchor",
+        geometry=IntegerCrop(),
+        intensity=Intensity(ops=_intensity(config, data)),
+    )
+    return ViewSpec(sources=(Source(anchor="body", size=WHOLE_CASE),), groups=(group,))
+
+
+def usual_window(config: Vox2VecConfig, modality: tuple[str, ...]) -> IntensityOp:
+    """The window without chance, to [0, 1]: what the network sees outside of training."""
+    return _window(config, modality, chance=0.0)
+
+
+def _planned_size(config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> Size:
+    """The plan's patch, bounded by nine of ten cases and by the number of voxels, always a multiple of the strides.
+
+    What is too much is taken off the axis with the most cells at the deepest stage, one cell at a time.
+    """
+    stride = plan.total_stride
+    cells = [side // step for side, step in zip(plan.fit_view(limit=data.shape_quantiles[10]), stride, strict=True)]
+    while prod(cells) * prod(stride) > config.view_voxels and max(cells) > 2:
+        cells[cells.index(max(cells))] -= 1
+    d, h, w = (count * step for count, step in zip(cells, stride, strict=True))
+    return plan.fit_view(limit=(d, h, w), wanted=(d, h, w))
+
+
+def _published_size(plan: PlanInfo, data: DataInfo) -> Size:
+    """32 x 128 x 128 voxels of 2 x 1 x 1 mm, refused where they would not be what was published."""
+    advice = (
+        "Use --preset default, or make the published plan with nnssl_plan_and_preprocess -d ID --for Vox2VecTrainer "
+        "--preset paper and pretrain with -p nnsslPlansVox2VecPaper."
+    )
+    if any(name != "ct" for name in data.modality):
+        raise PlanError(
+            f"vox2vec's published views are CT in Hounsfield units; the channels are {data.modality}. "
+            "Use --preset default."
+        )
+    if any(abs(a - b) > 0.05 for a, b in zip(plan.spacing_mm, PUBLISHED_SPACING_MM, strict=True)):
+        raise PlanError(
+            f"vox2vec's published views have voxels of {PUBLISHED_SPACING_MM} mm (D H W); the plan's are "
+            f"{plan.spacing_mm} mm. {advice}"
+        )
+    if any(side % stride for side, stride in zip(PUBLISHED_SIZE, plan.total_stride, strict=True)):
+        raise PlanError(
+            f"vox2vec's published views of {PUBLISHED_SIZE} voxels must be divisible by the network's total stride, "
+            f"which is {plan.total_stride}. {advice}"
+        )
+    return plan.fit_view(limit=PUBLISHED_SIZE, wanted=PUBLISHED_SIZE)
+
+
+def _intensity(config: Vox2VecConfig, data: DataInfo) -> tuple[IntensityOp, ...]:
+    """Blur or sharpening, noise, window, as published for CT; noise is in HU, hence after the window elsewhere."""
+    shape = OneOf(
+        (GaussianBlur(config.blur_sigma, in_plane=True), Sharpen(config.sharpen_sigma, config.sharpen, in_plane=True)),
+        probability=config.shape_probability,
+    )
+    window = _window(config, data.modality, chance=config.window_probability)
+    noise = GaussianNoise((0.0, config.noise), probability=config.noise_probability)
+    if is_ct(data.modality):
+        width = config.window[1] - config.window[0]
+        return shape, GaussianNoise((0.0, config.noise * width), probability=config.noise_probability), window
+    return shape, window, noise
+
+
+def _window(config: Vox2VecConfig, modality: tuple[str, ...], *, chance: float) -> IntensityOp:
+    """HU windows for CT, windows between percentiles for everything else."""
+    if is_ct(modality):
+        return Window(config.window_low, config.window_high, config.window, jitter_probability=chance)
+    return PercentileWindow(config.percentiles, jitter=config.percentile_jitter, jitter_probability=chance)
+
+
+def is_ct(modality: tuple[str, ...]) -> bool:
+    """Whether every channel is in Hounsfield units."""
+    return all(name == "ct" for name in modality)

@@ -57,6 +57,7 @@ class BodyMask(Sidecar):
     """
 
     name = "body"
+    version = 2  # 2: crops of MR without air are body as a whole
 
     @classmethod
     def compute(cls, case: RawCase) -> Mapping[str, npt.NDArray[np.generic]]:

@@ -57,6 +57,12 @@ def test_an_mr_body_is_what_is_bright():
     np.testing.assert_array_equal(arrays["mask"], lattice_of(arrays, body))
 
 
+def test_an_mr_crop_without_air_is_all_body():
+    tissue = np.random.default_rng(0).choice([60.0, 110.0, 140.0], size=(1, 20, 24, 20)).astype(np.float32)
+    tissue[0, 0, 0, 0] = 0
+    assert BodyMask.compute(raw_case(tissue, ("t1",)))["mask"].all()
+
+
 def test_otsu_separates_two_peaks_despite_a_bright_spot():
     values = np.concatenate([np.full(500, 10.0), np.full(490, 200.0), np.full(3, 1e6)]).astype(np.float32)
     assert 10 < otsu_threshold(values) < 200
@@ -94,12 +100,12 @@ def test_what_is_written_is_read_without_pickle(tmp_path):
 def test_wrong_version_and_missing_sidecars_say_what_to_run(tmp_path):
     class Newer(Sidecar):
         name = "body"
-        version = 2
+        version = 99
 
     with pytest.raises(DataError, match="--for"):
         read_sidecar(entry(tmp_path), BodyMask)
     write_sidecar(tmp_path / "a.body.npz", BodyMask, {"mask": np.ones(2)})
-    assert stored_version(tmp_path / "a.body.npz") == 1
+    assert stored_version(tmp_path / "a.body.npz") == BodyMask.version
     with pytest.raises(DataError, match="version 1, needed is 2"):
         read_sidecar(entry(tmp_path), Newer)
     (tmp_path / "a.body.npz").write_bytes(b"PK")

@@ -1,8 +1,8 @@
 """Cuts one view out of a box of a case, by its matrix, with as little resampling as the matrix needs.
 
-An exact crop is sliced (bit-equal values). A view that is zoomed or turned in plane is interpolated along one axis and
-then in the plane across it: the same trilinear weights, several times cheaper on the CPU than a three-dimensional
-`grid_sample`, which is left for views turned out of plane.
+An exact crop is sliced (bit-equal values). A view that is zoomed is interpolated along one axis after another, one that
+is turned in plane along one axis and then in the plane across it: the same trilinear weights, several times cheaper on the CPU than eight corners a voxel,
+which are left for views turned out of plane.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nnssl.views.affine import Matrix, span
 from nnssl.views.intensity.smoothing import smooth
+from nnssl.views.sampling import axis_terms, bilinear, trilinear
 
+BLOCK = 16  # voxels of a row interpolated by one product
 EDGE = 1e-4  # voxels by which rounding may carry a point over the case's edge
 SHRINK = 2.0  # beyond this scale a view skips voxels, and is smoothed before it is sampled
 
@@ -94,7 +95,7 @@ def _sample(box: Tensor, matrix: Matrix, size: Sequence[int], dtype: torch.dtype
     """(C, D, H, W) trilinear samples; coordinates beyond the box are clamped to it.
 
     Case axes that follow one view axis alone are taken off first: by slicing where they hit whole voxels, else by
-    linear interpolation, until a plane is left or nothing.
+    linear interpolation. A plane is left if the view is turned about one axis, else nothing.
     """
     at = _separable(matrix, size)
     whole = [case for case in at if _is_whole(at[case][1], box.shape[case + 1])]
@@ -102,11 +103,9 @@ def _sample(box: Tensor, matrix: Matrix, size: Sequence[int], dtype: torch.dtype
         box = _take(box, case + 1, at[case][1])
     left = [case for case in range(3) if case not in whole]
     if len(left) == 3 and not at:
-        return _grid_sample(box.to(dtype), matrix, size)
+        return trilinear(box.to(dtype), matrix[:3, :3], matrix[:3, 3], size)
     box = box.to(dtype)
-    # Slowest axis first: linear interpolation along the last one is eight times dearer than along the first.
-    blended = [case for case in left if case in at][: {3: 1, 2: 0}.get(len(left), 1)]
-    for case in blended:
+    for case in [case for case in left if case in at]:
         box = _resample_axis(box, case + 1, at[case][1])
         left.remove(case)
     if left:
@@ -146,14 +145,33 @@ def _resample_axis(box: Tensor, axis: int, at: npt.NDArray[np.float64]) -> Tenso
     length = box.shape[axis]
     at = np.clip(at, 0, length - 1)
     left = np.minimum(np.floor(at), max(length - 2, 0)).astype(np.int64)
+    weight = at - left
+    if axis == box.ndim - 1 and box.device.type == "cpu":
+        return _resample_rows(box, left, weight)
     index = torch.from_numpy(left).to(box.device)
     first = box.index_select(axis, index)
     if length == 1:
         return first
     shape = [1] * box.ndim
     shape[axis] = len(at)
-    weight = torch.from_numpy(at - left).to(box).reshape(shape)
-    return first.lerp_(box.index_select(axis, index + 1), weight)
+    return first.lerp_(box.index_select(axis, index + 1), torch.from_numpy(weight).to(box).reshape(shape))
+
+
+def _resample_rows(box: Tensor, left: npt.NDArray[np.int64], weight: npt.NDArray[np.float64]) -> Tensor:
+    """The same along the last axis, as products with a banded matrix: an eighth of the time of picking voxels.
+
+    In blocks of output voxels, each with the input voxels it needs.
+    """
+    out = box.new_empty((*box.shape[:-1], len(left)))
+    for start in range(0, len(left), BLOCK):
+        chosen = slice(start, start + BLOCK)
+        low, high = int(left[chosen].min()), min(int(left[chosen].max()) + 2, box.shape[-1])
+        column, row = np.arange(len(left[chosen])), left[chosen] - low
+        band = np.zeros((high - low, len(column)))
+        band[row, column] = 1 - weight[chosen]
+        band[np.minimum(row + 1, len(band) - 1), column] += weight[chosen]
+        out[..., chosen] = box[..., low:high] @ torch.from_numpy(band).to(box)
+    return out
 
 
 def _plane(box: Tensor, axis: int, view_axis: int, matrix: Matrix, size: Sequence[int]) -> Tensor:
@@ -162,46 +180,20 @@ def _plane(box: Tensor, axis: int, view_axis: int, matrix: Matrix, size: Sequenc
     views = [view for view in range(3) if view != view_axis]
     slices = box.movedim(axis + 1, 1)
     linear, shift = matrix[np.ix_(planes, views)], matrix[planes, 3]
-    grid = _grid(linear, shift, [size[view] for view in views], slices.shape[2:], box)
-    flat = slices.reshape(1, -1, *slices.shape[2:])
-    drawn = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    stacked = drawn.reshape(len(box), -1, *drawn.shape[2:])
+    flat = slices.reshape(-1, *slices.shape[2:])
+    drawn = bilinear(flat, linear, shift, [size[view] for view in views])
+    stacked = drawn.reshape(len(box), -1, *drawn.shape[1:])
     return stacked.movedim(1, view_axis + 1).contiguous()
-
-
-def _grid_sample(box: Tensor, matrix: Matrix, size: Sequence[int]) -> Tensor:
-    """Trilinear sampling of a view that is turned out of plane."""
-    grid = _grid(matrix[:3, :3], matrix[:3, 3], size, box.shape[1:], box)
-    return F.grid_sample(box[None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0]
-
-
-def _grid(linear: Matrix, shift: Matrix, size: Sequence[int], extent: Sequence[int], like: Tensor) -> Tensor:
-    """(1, *size, n) sampling grid of `grid_sample`: last case axis first, -1 and 1 at the outer voxel centres."""
-    axes = len(size)
-    grid = like.new_empty((1, *size, axes))
-    for case in range(axes):
-        unit = 2 / max(extent[case] - 1, 1)
-        component = torch.zeros((), dtype=torch.float64)
-        for view in range(axes):
-            ticks = linear[case, view] * unit * np.arange(size[view], dtype=np.float64)
-            if view == 0:
-                ticks += shift[case] * unit - 1
-            shape = [1] * axes
-            shape[view] = size[view]
-            component = component + torch.from_numpy(ticks).to(like).reshape(shape)
-        grid[0, ..., axes - 1 - case] = component
-    return grid
 
 
 def _inside(matrix: Matrix, size: Sequence[int], case_shape: Sequence[int], device: torch.device) -> Tensor:
     """(1, D, H, W) bool, whether a voxel centre lies within the case's outer edges."""
     inside = torch.ones((1, *size), dtype=torch.bool, device=device)
+    like = torch.empty((), dtype=torch.float32, device=device)
     for case, length in enumerate(case_shape):
-        component = torch.zeros((), dtype=torch.float32, device=device)
-        for view in range(3):
-            shape = [1, 1, 1]
-            shape[view] = size[view]
-            ticks = matrix[case, view] * np.arange(size[view]) + (matrix[case, 3] if view == 0 else 0.0)
-            component = component + torch.from_numpy(ticks).to(device=device, dtype=torch.float32).reshape(shape)
-        inside &= (component >= -0.5 - EDGE) & (component <= length - 0.5 + EDGE)
+        terms = axis_terms(matrix[case, :3], matrix[case, 3], size, like)
+        # A view axis that does not move along this one is left out: an unturned view then needs no whole volumes.
+        moving = [term for view, term in enumerate(terms) if view == 0 or matrix[case, view] != 0]
+        at = sum(moving[1:], start=moving[0])
+        inside &= (at >= -0.5 - EDGE) & (at <= length - 0.5 + EDGE)
     return inside

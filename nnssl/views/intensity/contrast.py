@@ -42,7 +42,9 @@ class Contrast(IntensityOp):
         """Stretch about the mean and clip, in place."""
         mean, (low, high) = row_mean(rows), row_min_max(rows)
         factor = per_row(params["factor"], rows)
-        return rows.mul_(factor).add_(mean * (1 - factor)).clamp_(low, high)
+        rows.mul_(factor).add_(mean * (1 - factor))
+        # `clamp_` with tensors takes ten times as long on the CPU.
+        return torch.minimum(torch.maximum(rows, low, out=rows), high, out=rows)
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,19 @@ class Gamma(IntensityOp):
         """Bend the range, in place. The power is exp(g log x): on the CPU a third of the time of `pow`."""
         low, high = row_min_max(rows)
         span = high - low + RANGE_EPSILON
-        mean, std = (row_mean(rows), _row_std(rows)) if self.retain_stats else (None, None)
+        mean = row_mean(rows) if self.retain_stats else None
+        std = _row_std(rows, mean) if mean is not None else None
         rows.sub_(low).div_(span).log_().mul_(per_row(params["gamma"], rows)).exp_()
         if mean is None or std is None:
             return rows.mul_(span).add_(low)
         # The range cancels: whatever it is, mean and standard deviation are set to the old ones.
-        new_mean, new_std = row_mean(rows), _row_std(rows)
+        new_mean = row_mean(rows)
+        new_std = _row_std(rows, new_mean)
         factor = std / (new_std + STD_EPSILON / span)
         return rows.mul_(factor).add_(mean - new_mean * factor)
 
 
-def _row_std(rows: Tensor) -> Tensor:
-    """(N, 1, ..., 1) population standard deviation of every row."""
-    return per_row(torch.std(rows.flatten(1), dim=1, correction=0), rows)
+def _row_std(rows: Tensor, mean: Tensor) -> Tensor:
+    """(N, 1, ..., 1) population standard deviation of every row. A third of the time of `torch.std` on the CPU."""
+    centred = (rows - mean).flatten(1)
+    return per_row(torch.linalg.vector_norm(centred, dim=1) / centred.shape[1] ** 0.5, rows)

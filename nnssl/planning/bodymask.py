@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 AIR_BELOW_HU = -500.0
-# Mean of the darker class over that of the brighter one, both above the minimum: 0.05 to 0.08 where the darker one is
+# Mean of the darker class over that of the brighter one, both above no signal: 0.05 to 0.08 where the darker one is
 # air (heads, chests), 0.38 to 0.49 in 159 MR crops that show nothing but tissue (MSD hippocampus).
 AIR_AT_MOST = 0.25
 Mask = npt.NDArray[np.bool_]
@@ -57,7 +57,8 @@ def _brighter_than_air(channel: npt.NDArray[np.float32]) -> Mask:
     bright: Mask = channel > otsu_threshold(channel)
     if not bright.any() or bright.all():
         return np.ones_like(bright)
-    dark, light = (float(channel[part].mean()) - float(channel.min()) for part in (~bright, bright))
+    nothing = min(float(channel.min()), 0.0)  # signal starts at 0, which a crop of tissue need not show
+    dark, light = (float(channel[part].mean()) - nothing for part in (~bright, bright))
     return bright if dark <= AIR_AT_MOST * light else np.ones_like(bright)
 
 

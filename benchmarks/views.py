@@ -4,8 +4,8 @@
 
 Both read the same synthetic cases from blosc2 files that each side wrote itself, and deliver patches of the same size.
 nnU-Net delivers an image and its segmentation a sample; ours delivers one or two views. Times are milliseconds per view
-delivered, of processor time (all threads of the process; wall time beside it), the two sides taking turns. Prints a
-table and one JSON line.
+delivered, of processor time (all threads of the process; wall time beside it), the two sides taking turns. What a sample
+of nnU-Net's costs depends on what it draws, so means need over a hundred samples. Prints a table and one JSON line.
 """
 
 from __future__ import annotations
@@ -241,7 +241,12 @@ def _row(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=160, help="samples timed for each row; nnU-Net's own take 20 to 400 ms, by what it draws")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=160,
+        help="samples timed for each row; nnU-Net's own take 20 to 400 ms, by what it draws",
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[96, 128], help="sides of the cubic patch")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,8 +1,8 @@
 """Cuts one view out of a box of a case, by its matrix, with as little resampling as the matrix needs.
 
 An exact crop is sliced (bit-equal values). A view that is zoomed is interpolated along one axis after another, one that
-is turned in plane along one axis and then in the plane across it: the same trilinear weights, several times cheaper on the CPU than eight corners a voxel,
-which are left for views turned out of plane.
+is turned in plane along one axis and then in the plane across it: the same trilinear weights, several times cheaper on
+the CPU than eight corners a voxel, which are left for views turned out of plane.
 """
 
 from __future__ import annotations

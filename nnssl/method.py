@@ -20,7 +20,7 @@ from nnssl.views.spec import Size, ViewSpec
 
 __all__ = [
     "Batch", "DataInfo", "Exported", "Features", "Losses", "Match", "Method", "Needs", "Networks", "PlanInfo",
-    "Pyramid", "RawCase", "Sidecar", "SourceInfo", "Step", "Table", "View", "ViewSpec",
+    "ProbeBox", "Pyramid", "RawCase", "Sidecar", "SourceInfo", "Step", "Table", "View", "ViewSpec",
 ]  # fmt: skip
 
 
@@ -211,11 +211,36 @@ class Exported:
         encoder: an encoder from `networks.encoder()` or the one inside `networks.unet()` or a teacher of either.
         decoder: the U-Net from `networks.unet()` if its decoder was trained and transfers; else None.
         variants: further choices for `nnssl_export --which`, by name: {"student": (encoder, decoder or None)}.
+        heads: trained layers that nnU-Net has no place for, but that tools need to use the method's answers (the
+            embeddings of AnatEmbed for `nnssl_match`); kept in the weights file beside the networks.
     """
 
     encoder: nn.Module
     decoder: nn.Module | None = None
     variants: Mapping[str, tuple[nn.Module, nn.Module | None]] = field(default_factory=dict)
+    heads: nn.Module | None = None
+
+
+class ProbeBox(Protocol):
+    """A held-out box seen twice, with the places that both views show; all tensors on the CPU.
+
+    `case_id` names its case. `images` (2, C, D, H, W); `points` (2, P, 3) voxel indices of P places in both views;
+    `points_mm` (P, 3) those places; `to_world` (2, 4, 4) float64 from a view's voxel index to mm in LPS; `position_mm`
+    (3,) centre of the box from the centre of its case.
+    """
+
+    @property
+    def case_id(self) -> str: ...
+    @property
+    def images(self) -> Tensor: ...
+    @property
+    def points(self) -> Tensor: ...
+    @property
+    def points_mm(self) -> Tensor: ...
+    @property
+    def to_world(self) -> Tensor: ...
+    @property
+    def position_mm(self) -> Tensor: ...
 
 
 class Pyramid(Protocol):
@@ -295,6 +320,13 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def export_network(self) -> Exported:
         """The trained networks that nnU-Net should start from."""
+
+    def validate(self, boxes: Sequence[ProbeBox]) -> Mapping[str, Tensor]:
+        """Label-free numbers of the method's own about held-out boxes, logged with the health signals. Optional.
+
+        Called as `features` is: in eval mode, without gradient, on rank 0 alone. Tensors of boxes are on the CPU.
+        """
+        return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters with their own factors: {"params", "lr_factor": 1.0, "weight_decay_factor": 1.0}.

@@ -78,13 +78,23 @@ class BodyMask(Sidecar):
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """A point of one case and the same anatomy in another, in mm (LPS)."""
+    """A point of one case and the same anatomy in another, in mm (LPS).
+
+    Attributes:
+        case_a, point_a_mm: the point.
+        case_b, point_b_mm: the same anatomy.
+        score: the matcher's; higher is surer. Scores of different matchers do not compare.
+        cycle_mm: how far from the point one comes back from `point_b_mm`; None: not known.
+        matcher: what found it, "name:fingerprint"; "user" for a table without this column.
+    """
 
     case_a: str
     point_a_mm: tuple[float, float, float]
     case_b: str
     point_b_mm: tuple[float, float, float]
     score: float
+    cycle_mm: float | None = None
+    matcher: str = "user"
 
 
 class Table(ABC):
@@ -96,6 +106,23 @@ class Table(ABC):
     @abstractmethod
     def compute(cls, case_ids: Sequence[str], folder: str) -> Sequence[Match]:
         """The table's rows for the preprocessed cases in `folder`."""
+
+
+class MatchedPoints(Table):
+    """Body points of every case and the same anatomy in others, as `nnssl_match --table` writes them.
+
+    The one table of our own. Made at preprocessing it is the registration's (matcher `auto` without weights); one that
+    lies there already, of another matcher or the user's own, is used as it is.
+    """
+
+    name = "matches"
+
+    @classmethod
+    def compute(cls, case_ids: Sequence[str], folder: str) -> Sequence[Match]:
+        """Matches of the raw scans of `folder`'s data set; see `nnssl.match.table`."""
+        from nnssl.match.table import of_preprocessed
+
+        return of_preprocessed(case_ids, folder)
 
 
 @dataclass(frozen=True, kw_only=True)

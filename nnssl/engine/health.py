@@ -67,7 +67,8 @@ class HealthReport:
             lots would give, "dense_pck" share of errors within `radius_mm`, "dense_rankme" of voxel vectors;
             "retrieval_recall" 0..1, "cosine_gap", "position_mm" and "position_chance_mm", "rankme", "feature_std" of
             the image vectors; with a teacher "teacher_entropy" 0..1, "teacher_kl" nats, "teacher_kl_share" of ln K,
-            "prototype_use" 0..1 and "prototypes_used", all over the steps since the measurement before.
+            "prototype_use" 0..1 and "prototypes_used", all over the steps since the measurement before. And what the
+            method's own `validate` gave.
         light: "green", "yellow" or "red".
         sentences: the measurement in words, then what is wrong.
     """
@@ -135,11 +136,13 @@ class HealthProbe:
         """Look at the probe set through the method, compare with the untrained network, and judge."""
         with undisturbed(method, self._device):
             values = {name: float(value) for name, value in self._features(method).items()}
+            own = {name: float(value) for name, value in method.validate(self._set.boxes).items()}
+        values |= own
         values |= self._teacher()
         previous = _known(self._history[-1]["values"]) if self._history else {}
         found = findings(values, baseline=self.baseline, previous=previous) if self._history else []
         light = found[0].light if found else "green"
-        words = _words(steps_done, light, values, self.baseline)
+        words = _words(steps_done, light, values, self.baseline, own=tuple(own))
         sentences = (words, *(f"Warning: {finding.sentence}" for finding in found))
         entry = {"step": steps_done, "light": light, "sentences": list(sentences), "values": plain(values)}
         self._history.append(entry)
@@ -251,9 +254,11 @@ def _dense(boxes: Sequence[tuple[Box, Tensor]], radius_mm: float) -> dict[str, T
     }
 
 
-def _words(step: int, light: str, values: Mapping[str, float], baseline: Mapping[str, float]) -> str:
+def _words(
+    step: int, light: str, values: Mapping[str, float], baseline: Mapping[str, float], *, own: Sequence[str] = ()
+) -> str:
     parts = []
-    for name, words, form in SHOWN:
+    for name, words, form in (*SHOWN, *((name, name.replace("_", " "), "{:.2f}") for name in own)):
         if name in values and math.isfinite(values[name]):
             before = f" ({form.format(baseline[name])})" if name in baseline else ""
             parts.append(f"{words} {form.format(values[name])}{before}")

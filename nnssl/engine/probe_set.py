@@ -51,6 +51,7 @@ class Box:
         images: (2, C, D, H, W) two views.
         points: (2, P, 3) voxel indices of the same P places in both views; whole numbers in the first.
         points_mm: (P, 3) those places in mm.
+        to_world: (2, 4, 4) float64 from voxel index of each view to mm.
         position_mm: (3,) centre of the box in mm from the centre of its case, along the axes of the patient.
     """
 
@@ -59,6 +60,7 @@ class Box:
     images: Tensor
     points: Tensor
     points_mm: Tensor
+    to_world: Tensor
     position_mm: Tensor
 
 
@@ -210,6 +212,7 @@ def _boxes(batch: Batch, case_of: CaseOf, seed: int) -> list[tuple[Box, float]]:
             images=view.image[index].float().cpu(),
             points=points,
             points_mm=transform_points(to_world @ to_source[0], points[0]),
+            to_world=to_world @ to_source,
             position_mm=to_world[:3, :3] @ (centre - middle),
         )
         boxes.append((box, float(usable[index].float().mean())))

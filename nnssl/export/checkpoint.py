@@ -108,6 +108,8 @@ def publish(
     }
     if exported.variants:
         content["variants"] = _variants(exported, network, which)
+    if exported.heads is not None:
+        content["heads"] = {name: value.detach().cpu() for name, value in exported.heads.state_dict().items()}
     with whole_file(path) as temporary:
         save(content, temporary)
         compared = prove(temporary, promised, architecture=architecture, channels=channels)

@@ -29,6 +29,7 @@ class Weights:
         provenance: what the file tells about its origin; empty for files of other makers.
         citations: what to cite.
         variants: {"student": tensors, ...}: other networks of the same run, each as complete as it was trained.
+        heads: trained layers of the method's own, by its names; empty where there are none.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Weights:
     provenance: Mapping[str, Any]
     citations: tuple[Mapping[str, Any], ...]
     variants: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    heads: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -93,6 +95,7 @@ def read_weights(path: str | Path) -> Weights:
         provenance=content.get("provenance", {}),
         citations=tuple(content.get("citations", ())),
         variants=content.get("variants", {}),
+        heads=content.get("heads", {}),
     )
 
 

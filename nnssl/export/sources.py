@@ -130,6 +130,7 @@ def _from_content(path: Path, content: Any, beside: Any) -> Weights:
         provenance=provenance,
         citations=tuple(citations) if isinstance(citations, list | tuple) else (),
         variants=content.get("variants", {}),
+        heads=content.get("heads", {}),
     )
 
 

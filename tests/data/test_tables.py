@@ -15,7 +15,15 @@ class Points(Table):
 
 MATCHES = [
     Match(case_a="a", point_a_mm=(1.0, -2.5, 1 / 3), case_b="b,c", point_b_mm=(4.0, 5.0, 6.0), score=0.75),
-    Match(case_a="b,c", point_a_mm=(0.0, 0.0, 0.0), case_b="a", point_b_mm=(1e-9, 2.0, 3.0), score=1.0),
+    Match(
+        case_a="b,c",
+        point_a_mm=(0.0, 0.0, 0.0),
+        case_b="a",
+        point_b_mm=(1e-9, 2.0, 3.0),
+        score=1.0,
+        cycle_mm=2.5,
+        matcher="affine:0123",
+    ),
 ]
 
 
@@ -36,12 +44,22 @@ def test_unknown_cases_are_named_with_their_line(tmp_path):
         read_table(tmp_path, Points, {"a"})
 
 
+def test_a_users_own_table_needs_no_matcher_and_no_cycle_error(tmp_path):
+    table_file(tmp_path, Points).write_text(
+        "case_a,x_a_mm,y_a_mm,z_a_mm,case_b,x_b_mm,y_b_mm,z_b_mm,score\na,1,2,3,b,4,5,6,1\n"
+    )
+    (row,) = read_table(tmp_path, Points, {"a", "b"})
+    assert (row.matcher, row.cycle_mm, row.point_b_mm) == ("user", None, (4.0, 5.0, 6.0))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("a,1,2,3,a,4,5,6", "9 values at line 2"),
-        ("a,1,2,x,a,4,5,6,1", "numbers in mm"),
-        ("a,1,2,nan,a,4,5,6,1", "finite"),
+        ("a,1,2,3,a,4,5,6,1", "11 values at line 2"),
+        ("a,1,2,x,a,4,5,6,1,,", "numbers in mm"),
+        ("a,1,2,3,a,4,5,6,1,far,", "numbers in mm"),
+        ("a,1,2,nan,a,4,5,6,1,,", "finite"),
+        ("a,1,2,3,a,4,5,6,1,inf,", "finite"),
     ],
 )
 def test_garbled_lines_are_named(tmp_path, line, message):

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -23,28 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK
 import torch
+from hippocampus import FEATURES, World, prepare, probe, same
 from nnssl_desd.method import DeSD, DeSDConfig
 
-from nnssl.cli.plan_and_preprocess import main as plan_and_preprocess
-from nnssl.data.collection import Collection
 from nnssl.data.loader import make_batch
 from nnssl.encoders.factory import PlanNetworks
 from nnssl.engine.health_metrics import watch_scalars
 from nnssl.engine.optim import Schedule
-from nnssl.engine.plan import plan_info
 from nnssl.engine.recipe import Global, Optimizer, Recipe
 from nnssl.engine.step import StepRunner
-from nnssl.evaluate.probe import LabelledCase, ProbeConfig, probe_dice
-from nnssl.evaluate.statistics import mean_dice
-from nnssl.method import Batch, DataInfo, PlanInfo
 from nnssl.testing_world import small_architecture
 
 # As `default`, but with what few steps need: fewer prototypes, a teacher that follows within 50 steps, none frozen.
 SHORT = DeSDConfig(prototypes=1024, teacher_momentum=0.98, teacher_warmup_epochs=2, frozen_epochs=0)
 PUBLISHED = {"head_norm": "hidden", "pooling": "mean"}
-FEATURES = (8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
@@ -80,58 +72,6 @@ ROWS = {
 }
 
 
-@dataclass(frozen=True)
-class World:
-    """Data that all rows share."""
-
-    collection: Collection
-    plan: PlanInfo
-    few: list[LabelledCase]
-    rest: list[LabelledCase]
-
-    def data(self, batch_size: int, steps: int) -> DataInfo:
-        """As the engine tells it."""
-        return self.collection.data_info(batch_size=batch_size, steps_per_epoch=steps)
-
-
-def prepare(source: Path, workspace: Path) -> World:
-    """Plan and preprocess the unlabelled cases; read the labelled ones."""
-    splits = json.loads((source / "splits.json").read_text())
-    raw = workspace / "nnUNet_raw" / "Dataset745_Collapse"
-    (raw / "imagesTr").mkdir(parents=True)
-    for case in splits["pretrain_unlabelled"]:
-        shutil.copy(source / "imagesTr" / f"{case}_0000.nii.gz", raw / "imagesTr")
-    names = {"channel_names": {"0": "T1"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
-    (raw / "dataset.json").write_text(json.dumps(names | {"numTraining": len(splits["pretrain_unlabelled"])}))
-    if plan_and_preprocess(["-d", "745", "--workspace", str(workspace), "-np", "1"]):
-        sys.exit("planning failed; see above")
-    preprocessed = workspace / "nnUNet_preprocessed" / raw.name
-    plans = json.loads((preprocessed / "nnsslPlans.json").read_text())
-    configuration = plans["configurations"]["3d_fullres"]
-    configuration["architecture"] = small_architecture(features=FEATURES)
-    few = set(splits["few_shot_5"])
-    return World(
-        collection=Collection.from_datasets([preprocessed / "nnsslPlans_3d_fullres"]),
-        plan=plan_info(configuration, channels=1),
-        few=[labelled(source, case) for case in sorted(few)],
-        rest=[labelled(source, case) for case in splits["fine_tune_labelled"] if case not in few],
-    )
-
-
-def labelled(source: Path, case: str) -> LabelledCase:
-    """A labelled case, normalised as nnU-Net does for MR."""
-    image = read(source / "imagesTr" / f"{case}_0000.nii.gz").astype(np.float32)
-    labels = read(source / "labelsTr" / f"{case}.nii.gz").astype(np.int64)
-    normalised = (image - image.mean()) / image.std()
-    return LabelledCase(case, torch.from_numpy(normalised)[None], torch.from_numpy(labels))
-
-
-def read(path: Path) -> np.ndarray[Any, Any]:
-    """The voxels of a file, D H W."""
-    voxels: np.ndarray[Any, Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
-    return voxels
-
-
 def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
     """Pretrain for `steps` and measure: entropy and KL in the first and last tenth, probes before and after."""
     started = time.perf_counter()
@@ -151,12 +91,12 @@ def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
     method = DeSD(config, PlanNetworks(architecture, world.plan, data)).train()
     spec, needs = DeSD.views(config, world.plan, data), DeSD.needs(config)
     runner = StepRunner(method, recipe=recipe, schedule=Schedule(recipe), device=torch.device("cpu"))
-    before = probe(method, world)
+    before = probe(method.teacher.network.encoder, world)
     watched = []
     for index in range(recipe.total_steps):
         keys = range(index * row.batch_size, (index + 1) * row.batch_size)
         batch = make_batch(world.collection, spec, needs, list(keys), seed=seed, batch_size=row.batch_size)
-        outcome = runner(index, partial(_same, batch), observe=watch_scalars)
+        outcome = runner(index, partial(same, batch), observe=watch_scalars)
         watched.append({name: float(value) for name, value in outcome.watched.items()})
     tenth = max(1, len(watched) // 10)
     ends = {"first": watched[:tenth], "last": watched[-tenth:]}
@@ -166,22 +106,9 @@ def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
         for name in ("teacher_entropy", "teacher_kl", "prototype_use")
     }
     entropies = [w["teacher_entropy"] for w in watched]
-    after = probe(method, world)
+    after = probe(method.teacher.network.encoder, world)
     extremes = {"entropy_min": min(entropies), "entropy_max": max(entropies)}
     return found | extremes | {"probe_before": before, "probe": after, "seconds": time.perf_counter() - started}
-
-
-def _same(batch: Batch, micro: int) -> Batch:
-    """The batch, whichever micro-batch is asked for: there is one."""
-    return batch
-
-
-def probe(method: DeSD, world: World) -> float:
-    """Mean Dice of a linear layer on the frozen teacher encoder, fitted on five cases."""
-    encoder = method.teacher.network.encoder
-    config = ProbeConfig(voxels_per_class=500)
-    scores = probe_dice(encoder, world.few, world.rest, classes=(0, 1, 2), config=config)
-    return float(np.mean([mean_dice(score) for score in scores.values()]))
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ ROWS = {
 
 
 def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
-    """Pretrain for `steps` and measure: loss and retrieval in the first step and the last tenth, probes before, after."""
+    """Pretrain for `steps` and measure: loss and retrieval in the first step and the last tenth, and both probes."""
     config = replace(SHORT, **row.config)
     recipe = Recipe(
         epochs=10,

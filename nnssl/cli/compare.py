@@ -62,9 +62,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nnssl.engine.recipe import assignments
-    from nnssl.evaluate.compare_page import write_page
+    from nnssl.evaluate.compare_page import sentences, write_page
+    from nnssl.evaluate.compare_pictures import draw_pictures
     from nnssl.evaluate.compare_plan import Request
-    from nnssl.evaluate.compare_report import make_report
+    from nnssl.evaluate.compare_report import make_report, measure
     from nnssl.evaluate.compare_run import Comparison
     from nnssl.paths import folders
 
@@ -92,12 +93,11 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         return
     comparison.run()
-    report = make_report(comparison)
-    for target, found in report["targets"].items():
-        for labels, counted in found["labels"].items():
-            for arm, value in counted["differences"].items():
-                print(f"{target}, {labels} label(s), {arm} against {value['against']}: {value['sentence']}.")
-    print(f"Report: {write_page(request.out, report)}")
+    measured = measure(comparison)
+    report = make_report(comparison, measured)
+    page = write_page(request.out, report, draw_pictures(comparison, report, measured))
+    print("\n".join(sentences(report)))
+    print(f"Report: {page}")
 
 
 def _devices(arguments: argparse.Namespace) -> list[str]:

@@ -148,6 +148,7 @@ class Runner:
                         job = waiting.pop(0)
                         slot = free.pop(0)
                         running[job] = self._start(job, slot, held), slot
+                    self._show(list(running), len(waiting), clock)
                     time.sleep(POLL_SECONDS)
                     if stop.received:
                         raise Stopped(stop.received)
@@ -157,7 +158,7 @@ class Runner:
                             del running[job]
                             free.append(slot)
                             clock.finished += 1
-                    self._show(list(running), len(waiting), clock)
+                self.screen.status("")
             finally:
                 _end([process for process, _ in running.values()])
 

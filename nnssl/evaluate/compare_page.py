@@ -9,69 +9,230 @@ from pathlib import Path
 from typing import Any
 
 from nnssl.atomic import whole_file
-from nnssl.report.label_curves import draw_epochs, draw_labels
+from nnssl.evaluate.compare_plan import CONTROLS
+from nnssl.evaluate.compare_style import STYLE
 
 PAGE = "report.html"
-_STYLE = (
-    "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
-    "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #bbb;padding:.25em .6em;text-align:left}"
-    "img{max-width:100%}.warning{background:#fff3cd;padding:.4em .8em}"
-)
+_METRICS = {"dice": "Dice, %", "nsd": "surface distance, %"}
+_NOTHING = "-"
+_VERDICTS = {"gain": "gain", "loss": "loss", "none": "no difference can be claimed"}
 
 
-def write_page(folder: Path, report: Mapping[str, Any]) -> Path:
-    """Draw the pictures and write the page; its path."""
-    parts = ["<h1>Does pretraining help here?</h1>", *_arms(report)]
-    for target, found in report["targets"].items():
-        parts.append(f"<h2>{escape(target)}, {found['test_cases']} test cases</h2>")
-        parts += [f'<p class="warning">{escape(warning)}</p>' for warning in found["warnings"]]
-        parts += _findings(found)
-        for name, draw in (("labels", draw_labels), ("epochs", draw_epochs)):
-            picture = folder / f"{target}_{name}.png"
-            draw(picture, target, found["labels"])
-            data = base64.b64encode(picture.read_bytes()).decode()
-            parts.append(f'<img alt="Dice over {name}, {escape(target)}" src="data:image/png;base64,{data}">')
-    parts += ["<h2>Settled before the first training</h2>", _list(report["before_the_first_training"])]
-    parts += ["<h2>How to read this</h2>", _list(report["caveats"])]
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>nnssl_compare</title><style>{_STYLE}</style>'
-    page = folder / PAGE
-    with whole_file(page) as temporary:
-        temporary.write_text(head + "<body>" + "\n".join(parts) + "</body></html>\n", encoding="utf-8")
-    return page
-
-
-def _arms(report: Mapping[str, Any]) -> list[str]:
-    rows = [(arm, path or "no pretraining", f"{report['mean_rank'][arm]:.2f}") for arm, path in report["arms"].items()]
-    return [_table(("arm", "weights", "mean rank over targets and numbers of labels"), rows)]
-
-
-def _findings(found: Mapping[str, Any]) -> list[str]:
-    arms = list(next(iter(found["labels"].values()))["arms"])
-    rows = [(labels, *(_cell(value["arms"][arm]) for arm in arms)) for labels, value in found["labels"].items()]
-    parts = [_table(("labels", *arms), rows)]
-    sentences = [
-        f"{labels} label(s), {arm} against {value['against']}: {value['sentence']}."
+def sentences(report: Mapping[str, Any]) -> list[str]:
+    """What the comparison found, each number of labels and checkpoint in a sentence that its interval allows."""
+    return [
+        f"{target}, {_labels(labels)}, {arm} against {value['against']}: {value['dice']['sentence']}."
+        for target, found in report["targets"].items()
         for labels, counted in found["labels"].items()
         for arm, value in counted["differences"].items()
     ]
-    sentences += [
-        f"{labels} label(s), {arm}: {share:.0%} of the gap to all labels closed (a point estimate without interval)."
-        for labels, shares in found["gap_closed"].items()
-        for arm, share in shares.items()
-        if share is not None
+
+
+def write_page(folder: Path, report: Mapping[str, Any], pictures: Mapping[str, Mapping[str, Path]]) -> Path:
+    """Write the page; its path.
+
+    Args:
+        folder: of the comparison.
+        report: content of report.json.
+        pictures: {target: {caption: PNG file}}; they are put into the page.
+    """
+    parts = [
+        "<header><h1>Does pretraining help here?</h1>",
+        f"<p>nnU-Net from scratch against {_checkpoints(report)}: same plan, schedule, label draws, test cases and "
+        f"decoder start. Every claim below is made by its interval alone.</p></header>",
+        "<h2>In short</h2>",
+        *_overview(report),
+        "<h2>Contestants</h2>",
+        _contestants(report),
     ]
-    return [*parts, _list(sentences)]
+    for target, found in report["targets"].items():
+        parts += _target(target, found, pictures.get(target, {}), report)
+    parts += ["<h2>How to read this</h2>", _list(report["caveats"])]
+    parts += ["<h2>Settled before the first training</h2>"]
+    for index, said in enumerate(report["said"]):
+        title = f"{said['when']}{'' if index == 0 else ', before a later call'}"
+        parts.append(_folded(title, _list(said["sentences"]), opened=index == 0))
+    head = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width"><title>nnssl_compare</title><style>{STYLE}</style></head>'
+    )
+    page = folder / PAGE
+    with whole_file(page) as temporary:
+        temporary.write_text(f"{head}<body><main>{chr(10).join(parts)}</main></body></html>\n", encoding="utf-8")
+    return page
+
+
+def _checkpoints(report: Mapping[str, Any]) -> str:
+    return escape(", ".join(arm for arm in report["arms"] if arm not in CONTROLS))
+
+
+def _overview(report: Mapping[str, Any]) -> list[str]:
+    """One row a target, number of labels and checkpoint."""
+    rows = []
+    for target, found in report["targets"].items():
+        for labels, counted in found["labels"].items():
+            for arm, value in counted["differences"].items():
+                dice = value["dice"]
+                verdict = f'<span class="{escape(dice["verdict"])}">{_VERDICTS[dice["verdict"]]}</span>'
+                if "not_worse" in dice and dice["verdict"] == "none":
+                    verdict += "; no worse by 0.5 points" if dice["not_worse"] else "; nor that it is no worse"
+                share = found["gap_closed"].get(labels, {}).get(arm)
+                cells = [target, _labels(labels), arm, value["against"], _points(dice), _points(value["nsd"])]
+                rows.append([*map(escape, cells), verdict, escape(_share(share)), escape(_reach(value["reach"]))])
+    head = (
+        "target", "labels", "checkpoint", "against", "Dice, points [95 %]", "surface distance, points [95 %]",
+        "claim (Dice)", "share of label gap closed", "iterations to scratch's end",
+    )  # fmt: skip
+    return [_table(head, rows)]
+
+
+def _points(value: Mapping[str, Any]) -> str:
+    return f"{100 * value['gain']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
+
+
+def _share(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return _NOTHING
+    if found["share"] is None:
+        return "no gap can be claimed"
+    return f"{found['share']:.0%} [{found['low']:.0%}, {found['high']:.0%}]"
+
+
+def _reach(found: Mapping[str, Any]) -> str:
+    middle = f"{found['median']:g}" if found["median"] is not None else "not reached"
+    return f"{middle} of {found['scratch']} (reached in {found['reached']}/{found['runs']} runs)"
+
+
+def _contestants(report: Mapping[str, Any]) -> str:
+    """What each arm started from, what it cost, and its mean rank."""
+    rows = []
+    for arm, about in report["arms"].items():
+        hours = about["pretraining_hours"]
+        spent = sum(
+            value["arms"][arm]["hours"] for one in report["targets"].values() for value in one["labels"].values()
+        )
+        cells = (
+            arm, about["weights"] or "no pretraining", _NOTHING if about["weights"] is None else
+            "unknown" if hours is None else f"{hours:.3g}", f"{spent:.3g}", f"{report['mean_rank'][arm]:.2f}",
+        )  # fmt: skip
+        rows.append([escape(cell) for cell in cells])
+    head = (
+        "arm", "starts from", "hours of pretraining", "hours of all its fine-tunings",
+        "mean rank over targets and numbers of labels",
+    )  # fmt: skip
+    return _table(head, rows)
+
+
+def _target(
+    target: str, found: Mapping[str, Any], pictures: Mapping[str, Path], report: Mapping[str, Any]
+) -> list[str]:
+    parts = [
+        f"<h2>{escape(target)}</h2>",
+        f"<p>{found['test_cases']} test cases of {found['test_subjects']} subjects; folds "
+        f"{', '.join(map(str, report['folds']))}; {report['replicates']} label draw(s); plan {escape(found['plans'])}; "
+        f"classes {escape(', '.join(found['classes']))}.</p>",
+    ]
+    parts += [f'<p class="warning">{escape(warning)}</p>' for warning in found["warnings"]]
+    if found["longer"]:
+        parts.append(f"<p>{escape(found['longer'])}</p>")
+    parts.append(_list(_target_sentences(found)))
+    parts += [_picture(target, caption, file) for caption, file in pictures.items()]
+    parts.append("<h3>Scores</h3>")
+    for metric, words in _METRICS.items():
+        parts.append(_scores(found, metric, words))
+    for labels, counted in found["labels"].items():
+        parts.append(_folded(f"Every class, {_labels(labels)}", _classes(counted, found["classes"])))
+        parts.append(_folded(f"Every test case, {_labels(labels)}", _cases(counted, found["classes"])))
+    return parts
+
+
+def _target_sentences(found: Mapping[str, Any]) -> list[str]:
+    said = []
+    for labels, counted in found["labels"].items():
+        for arm, value in counted["differences"].items():
+            start = f"{_labels(labels)}, {arm} against {value['against']}"
+            p = f"Wilcoxon p = {value['dice']['p']:.2g}"
+            said.append(f"{start}: {value['dice']['sentence']} ({p}).")
+            said.append(f"{start}: {value['nsd']['sentence']} (Wilcoxon p = {value['nsd']['p']:.2g}).")
+            said.append(f"{_labels(labels)}, {arm}: {value['reach']['sentence']}.")
+            share = found["gap_closed"].get(labels, {}).get(arm)
+            if share is not None:
+                said.append(f"{_labels(labels)}, {arm}: {share['sentence']}.")
+    return said
+
+
+def _scores(found: Mapping[str, Any], metric: str, words: str) -> str:
+    """A row a number of labels, a column an arm."""
+    arms = list(next(iter(found["labels"].values()))["arms"])
+    rows = [
+        [escape(_labels(labels)), *(escape(_cell(value["arms"][arm][metric])) for arm in arms)]
+        for labels, value in found["labels"].items()
+    ]
+    return _table((f"{words} [95 %]", *arms), rows)
+
+
+def _classes(counted: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """A row a class and metric, a column an arm."""
+    rows = [
+        [
+            escape(name), escape(words.split(",", maxsplit=1)[0]),
+            *(escape(_cell(value[metric]["classes"][name])) for value in counted["arms"].values()),
+        ]
+        for name in classes
+        for metric, words in _METRICS.items()
+    ]  # fmt: skip
+    return _table(("class", "score, % [95 %]", *counted["arms"]), rows)
+
+
+def _cases(counted: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """A row a case and class, two columns an arm."""
+    arms = counted["arms"]
+    cases = next(iter(arms.values()))["cases"]
+    rows = [
+        [
+            escape(case), escape(name),
+            *(_percent(value["cases"][case][metric][name]) for value in arms.values() for metric in _METRICS),
+        ]
+        for case in cases
+        for name in classes
+    ]  # fmt: skip
+    short = {"dice": "Dice", "nsd": "surface"}
+    return _table(("case", "class", *(f"{arm}, {short[metric]}" for arm in arms for metric in _METRICS)), rows)
+
+
+def _percent(value: float | None) -> str:
+    return _NOTHING if value is None else f"{100 * value:.1f}"
 
 
 def _cell(value: Mapping[str, Any]) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    if value["mean"] is None:
+        return _NOTHING
+    return f"{_percent(value['mean'])} [{_percent(value['low'])}, {_percent(value['high'])}]"
+
+
+def _labels(labels: str) -> str:
+    return "all labels" if labels == "all" else f"{labels} label{'' if labels == '1' else 's'}"
+
+
+def _picture(target: str, caption: str, file: Path) -> str:
+    data = base64.b64encode(file.read_bytes()).decode()
+    words = escape(f"{caption}, {target}", quote=True)
+    return (
+        f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{escape(caption)} '
+        f"({escape(file.name)})</figcaption></figure>"
+    )
+
+
+def _folded(title: str, content: str, *, opened: bool = False) -> str:
+    return f"<details{' open' if opened else ''}><summary>{escape(title)}</summary>{content}</details>"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells of `rows` are HTML already; `head` is text."""
     lines = ["".join(f"<th>{escape(word)}</th>" for word in head)]
-    lines += ["".join(f"<td>{escape(word)}</td>" for word in row) for row in rows]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    lines += ["".join(f"<td>{cell}</td>" for cell in row) for row in rows]
+    return '<div class="wide"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
 
 
-def _list(sentences: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
+def _list(said: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in said) + "</ul>"

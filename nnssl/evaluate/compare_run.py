@@ -75,7 +75,7 @@ class Comparison:
         """A sentence about the time that is left, from a few timed steps of each target's network on this machine."""
         seconds, left, total = 0.0, 0, 0
         for target in self.targets:
-            missing = [one for one in self.trainings[target.dataset] if not self._job(target, one).done(self.runner)]
+            missing = [one for one in self.trainings[target.dataset] if not self.job(target, one).done(self.runner)]
             total += len(self.trainings[target.dataset])
             unsettled = self.request.equal_compute and target.dataset not in self.notes.longer
             if not missing and not unsettled:
@@ -119,15 +119,16 @@ class Comparison:
 
     def fold_folder(self, target: Target, training: Training) -> Path:
         """Where a training leaves what it measured."""
-        return self._job(target, training).fold
+        return self.job(target, training).fold
 
-    def _job(self, target: Target, training: Training) -> TrainingJob:
+    def job(self, target: Target, training: Training) -> TrainingJob:
+        """A training with all that it needs."""
         return TrainingJob(self.request, self.where, target, training, self.arms[training.arm])
 
     def _jobs(self, wanted: Any) -> list[Any]:
         threads = self._threads()
         return [
-            self._job(target, training).job(threads=threads)
+            self.job(target, training).job(threads=threads)
             for target in self.targets
             for training in self.trainings[target.dataset]
             if wanted(training.arm)

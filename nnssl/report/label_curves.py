@@ -1,4 +1,4 @@
-"""Pictures of a comparison: Dice over labels, and Dice over iterations. matplotlib, without a display."""
+"""Curves of a comparison: scores over labels, gains with their intervals, Dice over iterations."""
 
 from __future__ import annotations
 
@@ -6,69 +6,98 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnssl.atomic import whole_file
+from nnssl.report.canvas import GREY, METRICS, colours, figure, save, tidy
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito 2008
+Counts = Mapping[str, Any]  # {labels: {"arms": {arm: ..}, "differences": {arm: ..}}} in order
 
 
-def draw_labels(path: Path, title: str, counts: Mapping[str, Any]) -> None:
-    """Mean Dice of each arm over the number of labels, with its interval.
+def draw_labels(path: Path, title: str, counts: Counts) -> None:
+    """Mean score of each arm over the number of labels, with its interval; one panel a metric.
 
     Args:
         path: of the PNG.
         title: the target.
-        counts: {labels: {"arms": {arm: {"mean", "low", "high"}}}} in order.
+        counts: {labels: {"arms": {arm: {metric: {"mean", "low", "high"}}}}} in order.
     """
-    arms = list(next(iter(counts.values()))["arms"])
-    figure, (axes,) = _figure(1, title)
-    for number, arm in enumerate(arms):
-        found = [value["arms"][arm] for value in counts.values()]
-        x = [index + 0.06 * (number - (len(arms) - 1) / 2) for index in range(len(found))]  # whiskers side by side
-        y = [value["mean"] for value in found]
-        below = [value["mean"] - value["low"] for value in found]
-        above = [value["high"] - value["mean"] for value in found]
-        colour = _COLOURS[number % len(_COLOURS)]
-        axes.errorbar(x, y, yerr=[below, above], marker="o", capsize=4, color=colour, label=arm)
-    axes.set_xticks(range(len(counts)), list(counts))
-    axes.set_xlabel("labelled subjects")
-    axes.set_ylabel("Dice, 95 % interval")
-    _finish(figure, axes, path)
+    drawn, panels = figure(1, len(METRICS), title=title, width=5.2, height=3.9)
+    palette = colours(_arms(counts))
+    for axes, (metric, words) in zip(panels[0], METRICS.items(), strict=True):
+        for number, (arm, colour) in enumerate(palette.items()):
+            found = [value["arms"][arm][metric] for value in counts.values()]
+            shift = 0.08 * (number - (len(palette) - 1) / 2)  # whiskers side by side
+            points = [(index + shift, one) for index, one in enumerate(found) if one["mean"] is not None]
+            x = [place for place, _ in points]
+            y = [100 * one["mean"] for _, one in points]
+            below = [100 * (one["mean"] - one["low"]) for _, one in points]
+            above = [100 * (one["high"] - one["mean"]) for _, one in points]
+            axes.errorbar(x, y, yerr=[below, above], marker="o", capsize=3, lw=1.8, ms=5, color=colour, label=arm)
+        axes.set_xticks(range(len(counts)), list(counts))
+        axes.set_xlabel("labelled subjects")
+        axes.set_ylabel(f"{words}, %")
+        tidy(axes)
+    panels[0][0].legend(loc="lower right")
+    save(drawn, path)
 
 
-def draw_epochs(path: Path, title: str, counts: Mapping[str, Any]) -> None:
+def draw_gains(path: Path, title: str, counts: Counts) -> None:
+    """The paired gain of every checkpoint over the better schedule from scratch, with its interval; a panel a metric.
+
+    Args:
+        path: of the PNG.
+        title: the target.
+        counts: {labels: {"arms": .., "differences": {arm: {metric: {"gain", "low", "high", "verdict"}}}}} in order.
+    """
+    rows = [(labels, arm) for labels, value in counts.items() for arm in value["differences"]]
+    drawn, panels = figure(1, len(METRICS), title=title, width=5.2, height=1.3 + 0.32 * len(rows))
+    palette = colours(_arms(counts))
+    for axes, (metric, words) in zip(panels[0], METRICS.items(), strict=True):
+        axes.axvline(0, color=GREY, lw=1)
+        for place, (labels, arm) in enumerate(rows):
+            found = counts[labels]["differences"][arm][metric]
+            claimed = found["verdict"] != "none"
+            axes.errorbar(
+                100 * found["gain"], place, xerr=[[100 * (found["gain"] - found["low"])],
+                [100 * (found["high"] - found["gain"])]], marker="o", capsize=3, lw=1.8, ms=6, color=palette[arm],
+                mfc=palette[arm] if claimed else "white",
+            )  # fmt: skip
+        axes.set_yticks(range(len(rows)), [f"{arm}, {_labels(labels)}" for labels, arm in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel(f"gain in {words} over scratch, points (filled: 0 is outside the interval)")
+        tidy(axes, grid="x")
+    for axes in panels[0][1:]:
+        axes.set_yticklabels([])
+    save(drawn, path)
+
+
+def draw_epochs(path: Path, title: str, counts: Counts) -> None:
     """Dice of some test cases while training, one panel a number of labels.
 
     Args:
         path: of the PNG.
         title: the target.
-        counts: {labels: {"arms": {arm: {"curve": [[iteration, Dice], ..]}}}} in order.
+        counts: {labels: {"arms": {arm: {"curve": [[iteration, mean, lowest, highest], ..]}}}} in order.
     """
-    figure, panels = _figure(len(counts), title)
-    for axes, (labels, found) in zip(panels, counts.items(), strict=True):
-        for number, (arm, value) in enumerate(found["arms"].items()):
+    drawn, panels = figure(1, len(counts), title=title, width=3.6, height=3.4, share_y=True)
+    palette = colours(_arms(counts))
+    for axes, (labels, found) in zip(panels[0], counts.items(), strict=True):
+        for arm, value in found["arms"].items():
             points: Sequence[Sequence[Any]] = [point for point in value["curve"] if point[1] is not None]
-            colour = _COLOURS[number % len(_COLOURS)]
-            axes.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, color=colour, label=arm)
-        axes.set_title(f"{labels} label(s)")
+            x, y, low, high = (
+                [point[0] if index == 0 else 100 * point[index] for point in points] for index in range(4)
+            )
+            axes.fill_between(x, low, high, color=palette[arm], alpha=0.12, lw=0)
+            axes.plot(x, y, marker="o", ms=3, lw=1.8, color=palette[arm], label=arm)
+        axes.set_title(_labels(labels))
         axes.set_xlabel("iteration")
-        axes.set_ylim(0, 1)
-        axes.grid(alpha=0.3)
-    _finish(figure, panels[0], path)
+        tidy(axes)
+    panels[0][0].set_ylabel("Dice, %")
+    panels[0][-1].legend(loc="lower right")
+    save(drawn, path)
 
 
-def _figure(panels: int, title: str) -> tuple[Any, Sequence[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.5 + 3.5 * panels, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    return figure, [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+def _arms(counts: Counts) -> list[str]:
+    return list(next(iter(counts.values()))["arms"])
 
 
-def _finish(figure: Any, axes: Any, path: Path) -> None:
-    axes.set_ylim(0, 1)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+def _labels(labels: str) -> str:
+    return "all labels" if labels == "all" else f"{labels} label{'' if labels == '1' else 's'}"

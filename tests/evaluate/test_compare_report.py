@@ -1,134 +1,200 @@
-"""Numbers and sentences of a comparison's report, by hand."""
+"""A whole report from saved predictions: figures that these confirm, a page that needs nothing else."""
 
 from __future__ import annotations
 
+import csv
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+import SimpleITK
 
-from nnssl.data.index import read_index
-from nnssl.evaluate.compare_page import write_page
-from nnssl.evaluate.compare_plan import smallest_effects
-from nnssl.evaluate.compare_report import difference, gap_closed, mean_ranks, table_of
-from nnssl.evaluate.leakage import leaks, scan_hashes
-from nnssl.evaluate.runs import Arm
-from nnssl.evaluate.statistics import bootstrap_interval, two_way_interval
-from nnssl.nnunet import build_network
-from nnssl.paths import VARIABLES, Folders
-from tests.tiny import tiny_architecture, tiny_plans
+from nnssl.cli.compare import main
+from nnssl.evaluate.compare_run import Comparison
+from nnssl.evaluate.statistics import dice_per_class, mean_dice
+from nnssl.paths import VARIABLES
+from tests.evaluate.comparisons import CONFIGURATION, Silent, finish, make_workspace, request
+
+LABELS = ["1", "all"]
 
 
-def counts(scratch: float, pretrained: float, full: float) -> dict[str, Any]:
-    """Results with 1 and with all labels."""
-
-    def arm(mean: float) -> dict[str, Any]:
-        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "curve": [[0, 0.0], [5, mean]]}
-
-    return {
-        "1": {"arms": {"scratch": arm(scratch), "M": arm(pretrained)}, "differences": {}},
-        "all": {"arms": {"scratch": arm(full), "M": arm(full)}, "differences": {}},
-    }
-
-
-def test_the_share_of_the_gap_that_is_closed() -> None:
-    assert gap_closed(counts(0.2, 0.5, 0.8)) == {"1": {"M": pytest.approx(0.5)}}
-    assert gap_closed(counts(0.8, 0.5, 0.8)) == {"1": {"M": None}}
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, tiny_workspace: Path) -> Path:
+    """Two targets, two folds, two checkpoints, two label draws; all trainings are done."""
+    folder = tmp_path_factory.mktemp("compared")
+    where = make_workspace(folder, tiny_workspace, numbers=(4, 5))
+    asked = request(
+        folder, targets=["4", "5"], weights=[folder / "a" / "w.pth", folder / "b" / "w.pth"], labels=LABELS,
+        folds=(0, 1), replicates=2, settings={"epochs": "2"},
+    )  # fmt: skip
+    comparison = Comparison(asked, where, Silent())
+    comparison.notes.say(["planned"])
+    finish(comparison)
+    return folder
 
 
-def test_ranks_are_averaged_over_targets() -> None:
-    targets = {"A": {"labels": {"1": counts(0.2, 0.5, 0.8)["1"]}}, "B": {"labels": {"1": counts(0.6, 0.5, 0.8)["1"]}}}
-    assert mean_ranks(targets) == {"scratch": 1.5, "M": 1.5}
+@pytest.fixture
+def compare(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the command on it."""
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, str(root / variable))
+
+    def run(*more: str) -> int:
+        words = ["4", "5", CONFIGURATION, "-w", str(root / "a" / "w.pth"), str(root / "b" / "w.pth"), "--labels"]
+        words += [*LABELS, "--folds", "0", "1", "--replicates", "2", "--set", "epochs=2", "-device", "cpu"]
+        return main([*words, "-o", str(root / "out"), *more])
+
+    return run
 
 
-def test_draws_are_rows_and_folds_share_them() -> None:
-    arms = {
-        (draw, fold): Arm(curve=(), final={f"case{fold}": draw + fold / 10}, organs=())
-        for draw in (0, 1)
-        for fold in (0, 1)
-    }
-    assert table_of(arms, ["case0", "case1"]).tolist() == [[0.0, 0.1], [1.0, 1.1]]
+@pytest.fixture(scope="module")
+def report(root: Path) -> dict[str, Any]:
+    """What the command writes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in VARIABLES:
+            patch.setenv(variable, str(root / variable))
+        words = ["4", "5", CONFIGURATION, "-w", str(root / "a" / "w.pth"), str(root / "b" / "w.pth"), "--labels"]
+        words += [*LABELS, "--folds", "0", "1", "--replicates", "2", "--set", "epochs=2", "-device", "cpu"]
+        assert main([*words, "-o", str(root / "out")]) == 0
+    content: dict[str, Any] = json.loads((root / "out" / "report.json").read_text())
+    return content
 
 
-def test_one_run_has_the_interval_over_cases() -> None:
-    values = np.random.default_rng(1).normal(0, 1, 30)
-    assert two_way_interval(values[None]) == pytest.approx(bootstrap_interval(values), abs=0.06)
+def read(path: Path) -> Any:
+    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).astype(np.int64)
 
 
-def test_runs_that_differ_widen_the_interval() -> None:
-    rng = np.random.default_rng(2)
-    same = np.tile(rng.normal(0, 1, 30), (5, 1))
-    shifted = same + rng.normal(0, 2, (5, 1))
-    narrow, wide = two_way_interval(same, resamples=1000), two_way_interval(shifted, resamples=1000)
-    assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+def recomputed(root: Path, dataset: str, arm: str, labels: str, draw: int) -> dict[str, dict[int, float]]:
+    """Dice of each saved prediction of a draw, both folds."""
+    truth = root / "nnUNet_preprocessed" / dataset / "gt_segmentations"
+    found = {}
+    for fold in (0, 1):
+        results = root / "out" / arm / f"{dataset}_{arm}_labels{labels}_fold{fold}_draw{draw}"
+        for file in results.glob("*/*/fold_0/validation/*.nii.gz"):
+            found[file.name.removesuffix(".nii.gz")] = dice_per_class(read(file), read(truth / file.name), [1, 2])
+    return found
 
 
-def test_a_gain_is_claimed_only_where_draws_agree() -> None:
-    scratch = np.full((4, 20), 0.5) + np.linspace(0, 0.01, 20)
-    steady = difference(scratch, scratch + 0.05, all_labels=False)
-    torn = difference(scratch, scratch + np.array([[0.4], [-0.1], [-0.1], [0.0]]), all_labels=False)
-    assert steady["verdict"] == "gain"
-    assert torn["gain"] == pytest.approx(0.05)
-    assert torn["verdict"] == "none"
-    assert "no difference can be claimed" in torn["sentence"]
+def test_the_figures_are_those_of_the_saved_predictions(root: Path, report: dict[str, Any]) -> None:
+    for dataset in ("Dataset004_Tiny", "Dataset005_Tiny"):
+        for labels in LABELS:
+            for arm, value in report["targets"][dataset]["labels"][labels]["arms"].items():
+                draws = [recomputed(root, dataset, arm, labels, draw) for draw in (0, 1)]
+                means = [np.mean([mean_dice(row) for row in draw.values()]) for draw in draws]
+                assert value["dice"]["draws"] == pytest.approx(means, abs=1e-9)
+                assert value["dice"]["mean"] == pytest.approx(np.mean(means), abs=1e-9)
+                for case, scores in value["cases"].items():
+                    of_case = np.mean([draw[case][1] for draw in draws])
+                    assert scores["dice"]["organ"] == pytest.approx(of_case, abs=1e-9)
+                assert 0 <= value["nsd"]["low"] <= value["nsd"]["mean"] <= value["nsd"]["high"] <= 1
 
 
-def test_not_worse_with_all_labels_needs_the_interval() -> None:
-    scratch = np.full((2, 20), 0.8)
-    assert difference(scratch, scratch - 0.002, all_labels=True)["not_worse"] is True
-    assert difference(scratch, scratch - 0.02, all_labels=True)["not_worse"] is False
-    assert "not_worse" not in difference(scratch, scratch, all_labels=False)
+def test_gains_are_paired_and_named_after_the_better_control(report: dict[str, Any]) -> None:
+    found = report["targets"]["Dataset004_Tiny"]["labels"]["all"]
+    arms = found["arms"]
+    assert set(found["differences"]) == {"w", "w_2"}
+    for arm, value in found["differences"].items():
+        assert value["against"] == "scratch"
+        assert value["dice"]["gain"] == pytest.approx(arms[arm]["dice"]["mean"] - arms["scratch"]["dice"]["mean"])
+        assert value["dice"]["not_worse"] is False  # four subjects are too few for any claim
+        assert "too few subjects" in value["dice"]["sentence"]
+        assert value["reach"]["reached"] == 4
+    assert report["mean_rank"]["scratch"] == 3.0
 
 
-def test_what_the_cases_can_show_is_said_before() -> None:
-    assert "cannot show any difference" in smallest_effects(5)[0]
-    assert "vary by 10 points between cases, 25 test cases show a gain of 5.6 points" in smallest_effects(25)[2]
+def test_every_score_is_in_the_table(root: Path, report: dict[str, Any]) -> None:
+    with (root / "out" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 * 2 * 2 * 2 * 2 * 2  # targets, arms, labels, folds, draws, cases a fold, classes
+    chosen = [float(row["dice"]) for row in rows if row["arm"] == "w" and row["labels"] == "1"]
+    per_target = [report["targets"][name]["labels"]["1"]["arms"]["w"]["dice"]["mean"] for name in report["targets"]]
+    assert np.mean(chosen) == pytest.approx(np.mean(per_target), abs=1e-5)
 
 
-def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
-    target = {"test_cases": 3, "warnings": ["<b>"], "labels": counts(0.2, 0.5, 0.8), "gap_closed": {"1": {"M": 0.5}}}
-    report = {
-        "arms": {"scratch": None, "M": "m.pth"},
-        "targets": {"Dataset004_X": target},
-        "mean_rank": {"scratch": 1.0, "M": 2.0},
-        "caveats": ["careful"],
-        "before_the_first_training": ["planned"],
-    }
-    text = write_page(tmp_path, report).read_text()
-    assert text.count("data:image/png;base64,") == 2
-    assert "&lt;b&gt;" in text
-    assert "50% of the gap" in text
-    assert "http" not in text
+class Reader(HTMLParser):
+    """Counts what a page is made of; complains about tags that do not match."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
 
 
-def test_scans_are_hashed_as_preprocessing_hashes_them(tiny_workspace: Path) -> None:
-    where = Folders(*(tiny_workspace / variable for variable in VARIABLES))
-    index = read_index(where.preprocessed / "Dataset745_Tiny" / "nnsslPlans_3d_fullres")
-    known = {case: entry.source_hash for case, entry in index.entries.items()}
-    assert scan_hashes("Dataset745_Tiny", ["case_02"], "SimpleITKIO", where) == {"case_02": known["case_02"]}
+def test_the_page_is_whole_and_needs_no_other_file(root: Path, report: dict[str, Any]) -> None:
+    text = (root / "out" / "report.html").read_text()
+    page = Reader()
+    page.feed(text)
+    assert page.open == []
+    assert len(page.sources) == 2 * (4 + len(LABELS))
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert "<script" not in text and "url(" not in text
+    for found in report["targets"].values():
+        for counted in found["labels"].values():
+            for arm in counted["arms"].values():
+                assert f"{100 * arm['dice']['mean']:.1f} [" in text
+                assert f"{100 * arm['nsd']['mean']:.1f} [" in text
+    assert "saw all labelled cases of the target in every arm" in text
+    pictures = sorted(path.name for path in (root / "out").glob("Dataset004_Tiny_*.png"))
+    assert pictures == [
+        f"Dataset004_Tiny_{name}.png"
+        for name in ("classes", "epochs", "gains", "labels", "overlays_labels1", "overlays_labelsall")
+    ]
 
 
-def test_a_scan_that_was_pretrained_on_is_found(tiny_workspace: Path, tmp_path: Path) -> None:
-    where = Folders(*(tiny_workspace / variable for variable in VARIABLES))
-    hashes = scan_hashes("Dataset004_Tiny", ["case_00", "case_01"], "SimpleITKIO", where)
-    weights = tmp_path / "w.pth"
-    plans = tiny_plans("Dataset745_Tiny")
-    adaptation = {
-        "architecture_plans": {},
-        "pretrain_plan": plans,
-        "pretrain_num_input_channels": 1,
-        "recommended_downstream_patchsize": [32, 32, 32],
-    }
-    network = build_network(tiny_architecture(), channels=1, classes=2)
-    for sources, found in (({"D/x": hashes["case_01"]}, 1), ({"D/x": "another"}, 0)):
-        content = {
-            "network_weights": network.state_dict(),
-            "nnssl_adaptation_plan": adaptation,
-            "provenance": {"data": {"sources": sources}},
-        }
-        torch.save(content, weights)
-        said = leaks(weights, hashes)
-        assert len(said) == found
-        assert all("Test case case_01 was pretrained on as D/x" in sentence for sentence in said)
+def test_the_same_command_renders_again_and_trains_nothing(
+    root: Path, report: dict[str, Any], compare: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (root / "out" / "report.json").read_text()
+    (root / "out" / "report.html").unlink()
+    assert compare() == 0
+    said = capsys.readouterr().out
+    assert "All 48 trainings are done" in said
+    assert "Dataset005_Tiny, 1 label, w_2 against scratch: gain" in said
+    after = json.loads((root / "out" / "report.json").read_text())
+    assert after["targets"] == json.loads(before)["targets"]
+    assert after["said"][0]["sentences"] == ["planned"]
+
+
+def test_a_missing_prediction_is_named(
+    root: Path, report: dict[str, Any], compare: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = next((root / "out" / "w_2").glob("Dataset005*labelsall_fold1_draw0/*/*/fold_0/validation/case_01.nii.gz"))
+    kept = file.read_bytes()
+    file.unlink()
+    assert compare() == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search("The prediction of test case case_01 is missing in .*Remove Dataset005_Tiny_w_2_labelsall", said)
+    file.write_bytes(kept)
+
+
+def test_other_settings_are_refused_and_more_labels_are_not(
+    root: Path, report: dict[str, Any], compare: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare("--set", "peak_lr=1", "--dry_run") == 2
+    assert "settings differ in peak_lr" in " ".join(capsys.readouterr().err.split())
+    assert compare("--labels", "1", "2", "--dry_run") == 0
+    assert "24 of 48 trainings are done" in capsys.readouterr().out
+
+
+def test_text_is_escaped(root: Path, report: dict[str, Any], tmp_path: Path) -> None:
+    from nnssl.evaluate.compare_page import write_page
+
+    text = json.dumps(report).replace("case_00", "<script>case").replace("Dataset005_Tiny", "<b>&Tiny")
+    page = write_page(tmp_path, json.loads(text), {}).read_text()
+    assert "<script" not in page and "<b>" not in page
+    assert "&lt;script&gt;case" in page and "&lt;b&gt;&amp;Tiny" in page

@@ -1,4 +1,7 @@
-"""Stock nnU-Net trains from our files with every promised tensor equal, validates and predicts."""
+"""Stock nnU-Net trains from our files with every promised tensor equal, validates and predicts: two channels.
+
+One channel, and weights that were really trained: test_full_chain.py.
+"""
 
 from __future__ import annotations
 
@@ -83,27 +86,6 @@ def plan_like(stock: Stock, dataset: str, weights: Path, *options: str) -> str:
     assert Path(match[2]) == weights.resolve()
     assert f"nnUNetv2_preprocess -d {int(dataset[7:10])} -plans_name {match[1]} -c 3d_fullres" in said
     return match[1]
-
-
-@pytest.mark.parametrize("residual", [False, True], ids=["plain", "resenc"])
-def test_weights_of_the_targets_own_plan_on_real_mr(
-    stock: Stock, hippocampus: str, tmp_path: Path, residual: bool
-) -> None:
-    plans = plan_the_target_itself(stock, hippocampus, kind="mr", residual=residual)
-    promised = pretrained(tmp_path / "w.pth", plans, channels=1, decoder=residual)
-    fine_tune(stock, hippocampus, plans["plans_name"], tmp_path / "w.pth", promised)
-
-
-def test_a_resenc_plan_like_ct_weights_on_real_ct(stock: Stock, head_neck: str, tmp_path: Path) -> None:
-    plans = tiny_plans("Dataset745_Other", kind="ct", residual=True, spacing_mm=(5.0, 4.0, 4.0))
-    promised = pretrained(tmp_path / "w.pth", plans, channels=1, decoder=False)
-    name = plan_like(stock, head_neck, tmp_path / "w.pth")
-    written = json.loads((stock.preprocessed / head_neck / f"{name}.json").read_text())
-    assert written["configurations"][CONFIGURATION]["spacing"] == [5.0, 4.0, 4.0]
-    assert (
-        written["foreground_intensity_properties_per_channel"] == plans["foreground_intensity_properties_per_channel"]
-    )
-    fine_tune(stock, head_neck, name, tmp_path / "w.pth", promised)
 
 
 def test_a_plain_plan_like_two_channel_weights_at_the_targets_own_spacing(

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +18,22 @@ import SimpleITK
 import torch
 
 from nnssl.cli.compare import main
+from nnssl.evaluate.commands import Runner, Slot, program
+from nnssl.evaluate.compare_plan import Request, make_arms
+from nnssl.evaluate.compare_run import Comparison
+from nnssl.evaluate.compare_start import write_start
+from nnssl.evaluate.compare_target import settle_target
+from nnssl.evaluate.finetune_schedule import VARIABLE
 from nnssl.evaluate.statistics import dice_per_class, mean_dice
-from nnssl.paths import VARIABLES
+from nnssl.paths import VARIABLES, folders
+from tests.evaluate.comparisons import Silent
 from tests.stock.stock import CONFIGURATION
 from tests.stock.test_fine_tuning import pretrained
 from tests.tiny import tiny_plans
 
 pytestmark = [pytest.mark.stock, pytest.mark.pipeline]
 DATASET = "Dataset004_Tiny"
-SHORT = ("epochs=1", "iterations_per_epoch=2", "curve_cases=1", "threads=1")
+SHORT = ("epochs=3", "iterations_per_epoch=2", "curve_cases=1", "threads=1")
 
 
 @pytest.fixture
@@ -40,6 +51,15 @@ def workspace(tmp_path: Path, tiny_workspace: Path, monkeypatch: pytest.MonkeyPa
     (home / "splits_final.json").write_text(json.dumps([split]))
     pretrained(tmp_path / "w.pth", tiny_plans(DATASET), channels=1, decoder=False)
     return tmp_path
+
+
+def request(workspace: Path, out: Path) -> Request:
+    """The comparison of the tests below, from Python."""
+    settings = dict(word.split("=") for word in SHORT)
+    return Request(
+        targets=["4"], configuration=CONFIGURATION, weights=[workspace / "w.pth"], labels=["1"], replicates=1,
+        settings=settings, out=out,
+    )  # fmt: skip
 
 
 def compare(workspace: Path, *arguments: object, code: int = 0) -> None:
@@ -61,48 +81,68 @@ def recomputed(workspace: Path, fold: Path) -> dict[str, float]:
     }
 
 
-def test_a_comparison_from_the_first_word_to_the_report(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("--labels", 1, "--replicates", 1, "--set", *SHORT, "-j", 2)
-    compare(workspace, *words)
+def interrupted(workspace: Path, words: Sequence[object]) -> int:
+    """Start the command, stop it with SIGTERM once a training has passed its first epoch; its exit code."""
+    arguments = [4, CONFIGURATION, "-w", workspace / "w.pth", "-device", "cpu", "-o", workspace / "out", *words]
+    process = subprocess.Popen([program("nnssl_compare"), *map(str, arguments)])
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(len(json.loads(file.read_text())) > 1 for file in (workspace / "out").glob("*/*/*/*/fold_0/curve.json")):
+            process.send_signal(signal.SIGTERM)
+            break
+        time.sleep(0.05)
+    return process.wait(60)
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Of the only training from scratch below."""
+    (file,) = folder.glob("scratch/*/*/*/fold_0/checkpoint_final.pth")
+    weights: dict[str, torch.Tensor] = torch.load(file, weights_only=False)["network_weights"]
+    return weights
+
+
+def test_a_comparison_stopped_and_continued_to_the_report(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--labels", 1, "--replicates", 1, "--set", *SHORT, "--devices", "cpu", "cpu")
+    assert interrupted(workspace, words) == 128 + signal.SIGTERM
+    out = workspace / "out"
+    assert list((out / "logs").glob("*.begun"))
+    assert not list(out.glob("*/*/*/*/fold_0/checkpoint_final.pth"))
+
+    compare(workspace, *words)  # which refuses as long as a process of the first call lives
     said = capsys.readouterr().out
     assert "2 test subjects cannot show any difference" in said
     assert "does not say which scans it saw" in said
-    assert "too few cases for a claim" in said
-
-    out = workspace / "out"
+    assert "too few subjects for a claim" in said
+    logs = "".join(file.read_text() for file in (out / "logs").glob("*.log"))
+    assert "Epoch 1" in logs
     report = json.loads((out / "report.json").read_text())
     found = report["targets"][DATASET]["labels"]["1"]
     folds = {path.relative_to(out).parts[0]: path.parent for path in out.glob("*/*/Dataset*/*/fold_0/final.json")}
-    assert set(folds) == set(found["arms"]) == set(report["arms"])
-    assert len(folds) == 2
+    assert set(folds) == set(found["arms"]) == set(report["arms"]) == {"scratch", "w"}
     for arm, value in found["arms"].items():
-        assert value["cases"] == pytest.approx(recomputed(workspace, folds[arm]), abs=1e-6)
-    page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
-    assert 'src="http' not in page
-    assert all(f"{value['mean']:.3f}" in page for value in found["arms"].values())
+        of_cases = {
+            case: mean_dice(dict(enumerate(np.nan if v is None else v for v in scores["dice"].values())))
+            for case, scores in value["cases"].items()
+        }
+        assert of_cases == pytest.approx(recomputed(workspace, folds[arm]), abs=1e-6)
+        assert [point[0] for point in value["curve"]] == [0, 2, 4, 6]  # no measurement is lost or made twice
 
-    marks = {file: file.stat().st_mtime_ns for file in (out / "logs").glob("*.done")}
-    assert len(marks) == 2
-    compare(workspace, *words)
-    assert marks == {file: file.stat().st_mtime_ns for file in (out / "logs").glob("*.done")}
-    capsys.readouterr()
-    compare(workspace, "--labels", 1, "--set", "epochs=2", "--dry_run", code=2)
-    assert "holds a comparison of other" in capsys.readouterr().err
+    twin = Comparison(request(workspace, workspace / "twin"), folders(), Silent())
+    scratch = next(one for one in twin.trainings[DATASET] if one.arm == "scratch")
+    Runner(workspace / "twin" / "logs", Silent()).run(
+        twin.job(twin.targets[0], scratch).job(threads=1), slots=[Slot(words=("-device", "cpu"))]
+    )
+    continued, whole = final_weights(out), final_weights(workspace / "twin")
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in continued.items())
 
 
 def test_both_arms_start_with_one_decoder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnssl.evaluate.compare_plan import Request, make_arms
-    from nnssl.evaluate.compare_start import write_start
-    from nnssl.evaluate.compare_target import settle_target
     from nnssl.evaluate.finetune_measured import NnsslMeasuredFinetune
-    from nnssl.evaluate.finetune_schedule import VARIABLE
-    from nnssl.paths import folders
 
     monkeypatch.setenv(VARIABLE, '{"seed": 3}')
-    request = Request(targets=["4"], configuration=CONFIGURATION, weights=[workspace / "w.pth"], labels=["1"], out=workspace)
-    arms = make_arms(request)
-    target = settle_target("4", request, arms, folders())
+    asked = request(workspace, workspace)
+    arms = make_arms(asked)
+    target = settle_target("4", asked, arms, folders())
     weights = next(arm.weights for arm in arms.values() if arm.weights is not None)
     write_start(workspace / "start.pth", weights, target, 3)
     start = torch.load(workspace / "start.pth", weights_only=True)

@@ -16,7 +16,7 @@ from nnssl.demo.measure import difference, probe, summary
 from nnssl.demo.settings import LABELS, Settings
 from nnssl.demo.small_plan import CONFIGURATION, NAME
 from nnssl.evaluate.runs import read_arm
-from nnssl.report.figures import Comparison, Example, draw_comparison
+from nnssl.report.figures import Comparison, Example, draw_comparison, labelled
 
 if TYPE_CHECKING:
     from nnssl.demo.run import Paths
@@ -68,7 +68,7 @@ def make_report(paths: Paths, cohort: Cohort, settings: Settings, seconds: float
 def table(report: Mapping[str, Any]) -> str:
     """The report as a table and the sentences that it allows."""
     rows = [("frozen linear probe, 5 labels", report["probe"]["untrained"], report["probe"]["pretrained"])]
-    rows += [(f"fine-tuned, {count} label(s)", run["scratch"], run["pretrained"]) for count, run in _runs(report)]
+    rows += [(f"fine-tuned, {labelled(int(count))}", run["scratch"], run["pretrained"]) for count, run in _runs(report)]
     lines = [
         f"Mean Dice of {len(rows[0][1]['cases'])} test subjects [95 % interval over them]",
         f"{'':31}{'without pretraining':26}{report['trainer']}",
@@ -76,7 +76,7 @@ def table(report: Mapping[str, Any]) -> str:
     lines += [f"{name:31}{_cell(without):26}{_cell(trained)}" for name, without, trained in rows]
     lines += ["", f"Probe: {report['probe']['difference']['sentence']}."]
     for count, run in _runs(report):
-        lines += [f"{count} label(s): {_claim(run)}", *_organ_lines(run)]
+        lines += [f"{labelled(int(count))}: {_claim(run)}", *_organ_lines(run)]
     lines += [
         "Each figure is one run with one seed: the intervals are over test subjects and do not hold how much a run "
         "varies with its seed and its labelled scans."
@@ -85,11 +85,17 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def example(paths: Paths, cohort: Cohort) -> Example:
-    """The slice of the first test case with most organ voxels, its truth and both predictions at the fewest labels."""
+    """A slice of the first test case, its truth and both predictions at the fewest labels.
+
+    The slice that shows most organs, and of those the one with most of the organ it shows least of.
+    """
     case = cohort.test[0]
     raw = paths.raw / f"Dataset{TARGET}_{cohort.target.split('_', 1)[1]}"
     truth = _read(raw / "labelsTr" / f"{case}.nii.gz")
-    index = int((truth > 0).sum(axis=(1, 2)).argmax())
+    areas = np.stack([(truth == label + 1).sum(axis=(1, 2)) for label in range(len(cohort.organs))])
+    shown = (areas > 0).sum(axis=0)
+    least = np.where(areas > 0, areas, areas.max() + 1).min(axis=0)
+    index = int(np.where(shown == shown.max(), least, 0).argmax())
     predictions = {
         arm: _read(paths.fold(cohort, arm, 0) / "validation" / f"{case}.nii.gz")[index]
         for arm in ("scratch", "pretrained")
@@ -101,6 +107,7 @@ def example(paths: Paths, cohort: Cohort) -> Example:
         scratch=predictions["scratch"],
         pretrained=predictions["pretrained"],
         labels=LABELS[0],
+        organs=cohort.organs,
     )
 
 

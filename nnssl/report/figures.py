@@ -17,6 +17,7 @@ Run = tuple[int, str]  # number of labels, "scratch" or "pretrained"
 
 COLOURS = {"scratch": "#0072B2", "untrained": "#0072B2", "pretrained": "#D55E00"}  # Okabe and Ito 2008
 _STYLES = ("--", "-", ":", "-.")
+_ORGANS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")  # Okabe and Ito 2008
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Example:
         scratch: predicted labels of the run from scratch.
         pretrained: predicted labels of the pretrained run.
         labels: how many labelled cases both runs had.
+        organs: their names; organ k has the label k + 1.
     """
 
     case: str
@@ -55,6 +57,12 @@ class Example:
     scratch: npt.NDArray[Any]
     pretrained: npt.NDArray[Any]
     labels: int
+    organs: Sequence[str]
+
+
+def labelled(count: int) -> str:
+    """`1 label`, `5 labels`."""
+    return f"{count} label" if count == 1 else f"{count} labels"
 
 
 def draw_comparison(path: Path, comparison: Comparison, example: Example) -> None:
@@ -89,8 +97,8 @@ def _draw_curves(axes: Any, curves: Mapping[Run, Sequence[tuple[int, float]]]) -
         for arm in ("scratch", "pretrained"):
             x, y = zip(*curves[labels, arm], strict=True)
             style = _STYLES[number % len(_STYLES)]
-            axes.plot(x, y, style, marker="o", markersize=3, color=COLOURS[arm], label=f"{arm}, {labels} label(s)")
-    axes.set_title("Dice while fine-tuning")
+            axes.plot(x, y, style, marker="o", markersize=3, color=COLOURS[arm], label=f"{arm}, {labelled(labels)}")
+    axes.set_title("Dice on the way (some subjects, fewer windows)")
     axes.set_xlabel("iteration")
     axes.set_ylim(0, 1)
     axes.grid(alpha=0.3)
@@ -99,8 +107,8 @@ def _draw_curves(axes: Any, curves: Mapping[Run, Sequence[tuple[int, float]]]) -
 
 def _draw_final(axes: Any, final: Mapping[Run, Interval]) -> None:
     runs = [(labels, arm) for labels in sorted({run[0] for run in final}) for arm in ("scratch", "pretrained")]
-    _bars(axes, [(f"{arm}\n{labels} label(s)", final[labels, arm], COLOURS[arm]) for labels, arm in runs])
-    axes.set_title("Final Dice")
+    _bars(axes, [(f"{arm}\n{labelled(labels)}", final[labels, arm], COLOURS[arm]) for labels, arm in runs])
+    axes.set_title("Dice at the end (all test subjects)")
 
 
 def _bars(axes: Any, bars: Sequence[tuple[str, Interval, str]]) -> None:
@@ -114,9 +122,17 @@ def _bars(axes: Any, bars: Sequence[tuple[str, Interval, str]]) -> None:
 
 
 def _draw_slice(axes: Any, example: Example, name: str, labels: npt.NDArray[Any]) -> None:
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
     low, high = np.quantile(example.image[example.image > example.image.min()], (0.02, 0.995))
     axes.imshow(example.image, cmap="gray", vmin=low, vmax=high)
+    colours = ListedColormap([_ORGANS[number % len(_ORGANS)] for number in range(len(example.organs))])
     shown = np.ma.masked_equal(labels, 0)
-    axes.imshow(shown, cmap="tab10", vmin=0, vmax=9, alpha=0.55, interpolation="nearest")
-    axes.set_title(f"{example.case}: {name}" + ("" if name == "truth" else f", {example.labels} label(s)"))
+    axes.imshow(shown, cmap=colours, vmin=0.5, vmax=len(example.organs) + 0.5, alpha=0.55, interpolation="nearest")
+    if name == "truth":
+        visible = [organ for organ in range(len(example.organs)) if (labels == organ + 1).any()]
+        patches = [Patch(color=colours(organ), label=example.organs[organ].replace("_", " ")) for organ in visible]
+        axes.legend(handles=patches, loc="lower left", fontsize=8, framealpha=0.6)
+    axes.set_title(f"{example.case}: {name}" + ("" if name == "truth" else f", {labelled(example.labels)}"))
     axes.axis("off")

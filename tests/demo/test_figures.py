@@ -20,7 +20,9 @@ def test_a_comparison_becomes_one_picture(tmp_path: Path) -> None:
     labels = np.zeros((8, 9), np.uint8)
     labels[2:4, 3:5] = 1
     image = np.arange(72, dtype=np.float32).reshape(8, 9)
-    example = Example(case="a", image=image, truth=labels, scratch=labels, pretrained=labels * 0, labels=1)
+    example = Example(
+        case="a", image=image, truth=labels, scratch=labels, pretrained=labels * 0, labels=1, organs=("liver",)
+    )
     draw_comparison(tmp_path / "comparison.png", comparison, example)
     content = (tmp_path / "comparison.png").read_bytes()
     assert content.startswith(b"\x89PNG")

@@ -33,10 +33,20 @@ class Center(Deferred):
         self.register_buffer("pending_count", torch.zeros(()), persistent=False)
 
     @torch.no_grad()
-    def observe(self, logits: Tensor) -> None:
-        """Count (N, K) raw teacher logits, before centring and temperature, towards the next commit."""
-        self.pending_sum += logits.to(self.pending_sum.dtype).sum(0)
-        self.pending_count += len(logits)
+    def observe(self, logits: Tensor, counted: Tensor | None = None) -> None:
+        """Count raw teacher logits, before centring and temperature, towards the next commit.
+
+        Args:
+            logits: (N, K).
+            counted: (N,) bool; the others are left out. None: all count.
+        """
+        seen = logits.to(self.pending_sum.dtype)
+        if counted is None:
+            self.pending_sum += seen.sum(0)
+            self.pending_count += len(logits)
+        else:
+            self.pending_sum += torch.where(counted[:, None], seen, 0.0).sum(0)
+            self.pending_count += counted.sum()
 
     def commit(self, commit: Commit) -> None:
         """Move the centre by what all ranks observed; forget it where the step was dropped."""

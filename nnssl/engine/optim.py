@@ -2,6 +2,7 @@
 
 torch's fused kernels look at `found_inf` on the device and then leave parameters, moments and step counts as they are;
 that is how its own GradScaler skips a step without the host knowing. We set the flag ourselves, for every precision.
+LARS, which torch has not, is ours and looks at the same flag.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nnssl.engine import recipe as recipes
+from nnssl.engine.lars import LARS
 from nnssl.engine.schedules import Extension, LearningRate, cosine
 from nnssl.errors import PluginError
 
@@ -45,6 +47,8 @@ def build_optimizer(groups: Sequence[dict[str, Any]], settings: recipes.Optimize
         raise PluginError("parameter_groups() lists no parameter that needs a gradient; there is nothing to train.")
     if settings.name == "adamw":
         return torch.optim.AdamW(made, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
+    if settings.name == "lars":
+        return LARS(made, momentum=settings.momentum, eta=settings.trust)
     optimizer = torch.optim.SGD(made, lr=0.0, momentum=settings.momentum, fused=True)
     if settings.momentum:
         for parameter in (p for group in made for p in group["params"]):

@@ -53,7 +53,7 @@ class Optimizer:
     """Optimizer and its schedules. Learning rate: linear warm-up to the peak, then cosine to `min_lr`.
 
     Attributes:
-        name: `adamw` or `sgd` (Nesterov off, as the published SSL runs).
+        name: `adamw`, `sgd` (Nesterov off, as the published SSL runs) or `lars`.
         lr: peak learning rate for a batch of `reference_batch`.
         scaling: peak = lr * (batch_size / reference_batch) for `linear`, its square root for `sqrt`, lr for `none`.
         reference_batch: samples (not views) that `lr` was chosen for.
@@ -61,13 +61,14 @@ class Optimizer:
         warmup_epochs: epochs of linear warm-up from 0; may be a fraction.
         weight_decay: at step 0; biases and 1-D tensors get none unless the method says otherwise.
         weight_decay_end: at the last step, reached on a cosine; None: constant.
-        momentum: of SGD, in [0, 1).
+        momentum: of SGD and LARS, in [0, 1).
         betas: of AdamW.
         eps: of AdamW.
+        trust: eta of LARS: |step| / |weights| of a tensor at learning rate 1.
         clip: gradient clipping, `PerTensor(0.3)`, `Global(1.0)` or none.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
     lr: float = 1e-3
     scaling: Literal["none", "linear", "sqrt"] = "none"
     reference_batch: int = 256
@@ -78,10 +79,12 @@ class Optimizer:
     momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    trust: float = 1e-3
     clip: PerTensor | Global | None = Global(1.0)
 
     def __post_init__(self) -> None:
         _positive("optimizer.lr", self.lr)
+        _positive("optimizer.trust", self.trust)
         _positive("optimizer.reference_batch", self.reference_batch)
         for key in ("min_lr", "warmup_epochs", "weight_decay"):
             if getattr(self, key) < 0:
@@ -106,7 +109,7 @@ class Recipe:
         batch_size: samples per optimizer step, over all ranks and micro-batches.
         accumulate: micro-batches per optimizer step, each of batch_size / (accumulate * ranks) samples.
         seed: of every draw and of the initial weights.
-        precision: `auto` is bf16 (or fp16) on a GPU and fp32 elsewhere; `fp64` is for tests.
+        precision: `auto` is bf16 (or fp16) on a GPU and fp32 elsewhere, and the run keeps it; `fp64` is for tests.
         patch_size: D H W voxels that replace the plan's patch; None: the plan's.
         save_every_minutes: how often the state is saved inside epochs; 0: after every step.
         threads: intra-op threads of the CPU; part of the recipe because sums depend on it bit for bit.

@@ -21,6 +21,7 @@ from nnssl.blocks.losses import (
     teacher_probabilities,
     view_pairs,
 )
+from nnssl.blocks.multicrop import flat_views, warmed_up
 from nnssl.blocks.pooling import Pooling, pool, pooled_width
 from nnssl.errors import RecipeError
 from nnssl.method import (
@@ -34,7 +35,6 @@ from nnssl.method import (
     Networks,
     PlanInfo,
     Step,
-    View,
     ViewSpec,
 )
 from nnssl_desd import PAPER
@@ -167,8 +167,7 @@ class DeSD(Method):
     def teacher_temperature(self, epoch: int) -> float:
         """Eq. 6: tau_t(e) = first + (last - first) e / (W - 1) for e < W, then last."""
         first, last = self.config.teacher_temperature
-        warmup = self.config.teacher_warmup_epochs
-        return last if epoch >= warmup - 1 else first + (last - first) * epoch / (warmup - 1)
+        return warmed_up(epoch, first=first, last=last, epochs=self.config.teacher_warmup_epochs)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """The weighted mean over stages of the cross-entropies with the one target."""
@@ -190,7 +189,8 @@ class DeSD(Method):
 
     def _logits(self, batch: Batch) -> tuple[Tensor, list[Tensor], int]:
         """(2B, K) teacher logits of the global views; (V*B, K) student logits of all views, for every head; V."""
-        groups = [flat_views(batch.views[name]) for name in ("global", "local") if name in batch.views]
+        views = [batch.views[name] for name in ("global", "local") if name in batch.views]
+        groups = [(flat_views(view.image), flat_views(view.valid)) for view in views]
         target: Tensor = self.teacher(*groups[0])
         pooled: list[list[Tensor]] = [[] for _ in range(self.stages)]
         for image, valid in groups:  # one call a view size
@@ -216,8 +216,3 @@ class DeSD(Method):
         """The teacher's encoder, as published; the student's as a choice."""
         teacher, student = self.teacher.network.encoder, self.student.encoder
         return Exported(encoder=teacher, variants={"student": (student, None), "teacher": (teacher, None)})
-
-
-def flat_views(view: View) -> tuple[Tensor, Tensor]:
-    """Images and validity of (B, V, ...) views as (V*B, ...): the first view of all samples, then the second."""
-    return view.image.transpose(0, 1).flatten(0, 1), view.valid.transpose(0, 1).flatten(0, 1)

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from nnssl_desd.method import Branch, DeSD, DeSDConfig, flat_views
+from nnssl_desd.method import Branch, DeSD, DeSDConfig
 from nnssl_desd.trainer import DeSDTrainer
 
 from nnssl.blocks.collectives import BatchNorm
 from nnssl.blocks.deferred import commit_all
+from nnssl.blocks.multicrop import flat_views
 from nnssl.blocks.pooling import pool
 from nnssl.engine.optim import Schedule
 from nnssl.errors import PlanError, RecipeError
-from nnssl.method import Batch
+from nnssl.method import Batch, View
 from nnssl.testing import check_method
 from nnssl.testing_world import commit, local_step, noise_batch, small_networks
 from nnssl.views.spec import Geometry
@@ -29,6 +30,10 @@ def build(*, seed: int = 0, keys: tuple[int, ...] = (0, 1, 2, 3), **config: Any)
     chosen = DeSDConfig(**(SMALL | config))
     spec = DeSD.views(chosen, networks.plan, networks.data)
     return DeSD(chosen, networks), noise_batch(spec, networks, keys=keys)
+
+
+def flat(view: View) -> tuple[torch.Tensor, torch.Tensor]:
+    return flat_views(view.image), flat_views(view.valid)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_loss_equals_a_naive_loop_over_the_formulas(local_views: int) -> None:
     batch = noise_batch(DeSD.views(method.config, world.plan, world.data), world, dtype=torch.float64)
     method.center.value.copy_(torch.linspace(-0.1, 0.1, 24))
     step = local_step(index=55, dtype=torch.float64)  # epoch 5 of 10
-    groups = [flat_views(batch.views[name]) for name in batch.views]
+    groups = [flat(batch.views[name]) for name in batch.views]
     target = method.teacher(*groups[0])
     heads = [*method.shallow_heads, method.student.head]
     total = 0.0
@@ -142,7 +147,7 @@ def test_a_view_is_never_compared_with_its_own_target() -> None:
     # without batch norm, views do not meet in the head: p(1) goes with q(2) and p(2) with q(1)
     method, batch = build(head_norm="none")
     watch = method(batch, local_step()).watch
-    groups = [flat_views(batch.views["global"])]
+    groups = [flat(batch.views["global"])]
     logits = method.student(*groups[0])
     log_q = torch.log_softmax(logits / 0.1, -1)
     torch.testing.assert_close(watch["student_log_probs"], torch.cat((log_q[4:], log_q[:4])))
@@ -158,7 +163,7 @@ def test_losses_at_the_start_are_near_the_published_ones() -> None:
 
 def test_centre_moves_after_the_loss_by_a_tenth_of_the_mean_logits() -> None:
     method, batch = build(prototypes=16)
-    target = method.teacher(*flat_views(batch.views["global"]))
+    target = method.teacher(*flat(batch.views["global"]))
     method(batch, local_step())
     assert not method.center.value.any()
     commit_all(method, commit())

@@ -1,0 +1,134 @@
+"""DINO3D with everything switched on: two ranks equal one, and a run goes on bit for bit where it was left."""
+
+from __future__ import annotations
+
+import copy
+import socket
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from nnssl_dino3d.config import DINO3DConfig
+from nnssl_dino3d.method import DINO3D
+
+from nnssl.engine.optim import Schedule
+from nnssl.engine.recipe import Optimizer, PerTensor, Recipe
+from nnssl.engine.step import StepRunner
+from nnssl.method import Batch
+from nnssl.testing_world import noise_batch, small_networks
+from tests.engine.processes import CONTEXT, TIMEOUT
+
+CONFIG = DINO3DConfig(
+    prototypes=16, hidden=12, bottleneck=8, local_views=1, dense=0.5, koleo=0.1, teacher_momentum=0.9, frozen_epochs=1
+)
+STEPS, BATCH = 4, 8
+
+
+def runner(config: DINO3DConfig, optimizer: str, *, batch_size: int = BATCH) -> StepRunner:
+    """A runner with the same weights every time, in float64."""
+    recipe = Recipe(
+        epochs=2,
+        steps_per_epoch=STEPS // 2,
+        batch_size=batch_size,
+        precision="fp64",
+        optimizer=Optimizer(
+            name="lars" if optimizer == "lars" else "sgd",
+            lr=0.1,
+            trust=0.1,
+            warmup_epochs=0,
+            weight_decay=0.04,
+            weight_decay_end=0.4,
+            clip=PerTensor(3.0),
+        ),
+        method=config,
+    )
+    method = DINO3D(config, small_networks(batch_size=batch_size)).double().train()
+    return StepRunner(method, recipe=recipe, schedule=Schedule(recipe), device=torch.device("cpu"))
+
+
+def batch(config: DINO3DConfig, keys: range) -> Batch:
+    networks = small_networks()
+    spec = DINO3D.views(config, networks.plan, networks.data)
+    return noise_batch(spec, networks, keys=list(keys), dtype=torch.float64)
+
+
+def given(one: Batch, micro: int) -> Batch:
+    return one
+
+
+def run(config: DINO3DConfig, optimizer: str, *, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
+    """The method's state and the losses after `STEPS` steps of this rank's part of every batch."""
+    stepper, share, losses = runner(config, optimizer), BATCH // ranks, []
+    for index in range(STEPS):
+        first = index * BATCH + rank * share
+        losses.append(stepper(index, partial(given, batch(config, range(first, first + share)))).losses["loss"])
+    return {"losses": torch.stack(losses), "state": stepper.method.state_dict()}
+
+
+def _rank_main(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=2)
+    for targets in ("center", "sinkhorn"):
+        found = run(replace(CONFIG, targets=targets), "sgd", rank=rank, ranks=2)
+        torch.save(found, Path(folder) / f"{targets}.{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dino3d_ranks")
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    processes = [CONTEXT.Process(target=_rank_main, args=(rank, port, str(folder))) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(TIMEOUT)
+    assert [process.exitcode for process in processes] == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("targets", ["center", "sinkhorn"])
+def test_two_ranks_equal_one(two_ranks: Path, targets: Any) -> None:
+    alone = run(replace(CONFIG, targets=targets), "sgd")
+    for rank in range(2):
+        found = torch.load(two_ranks / f"{targets}.{rank}.pt")
+        torch.testing.assert_close(found["losses"], alone["losses"], rtol=0, atol=1e-9)
+        assert found["state"].keys() == alone["state"].keys()
+        for name, tensor in alone["state"].items():
+            torch.testing.assert_close(found["state"][name], tensor, rtol=0, atol=1e-9, msg=name)
+    assert alone["state"]["center.value"].any() == (targets == "center")
+
+
+def test_micro_batches_equal_one_batch_where_samples_do_not_meet() -> None:
+    config = replace(CONFIG, head_norm="none", koleo=0.0)
+    stepper, whole = runner(config, "sgd"), runner(config, "sgd")
+    stepper.recipe = replace(stepper.recipe, accumulate=2)
+    for index in range(2):
+        keys = range(index * BATCH, index * BATCH + BATCH)
+        halves = [batch(config, keys[:4]), batch(config, keys[4:])]
+        stepper(index, halves.__getitem__)
+        whole(index, partial(given, batch(config, keys)))
+    for name, tensor in whole.method.state_dict().items():
+        torch.testing.assert_close(stepper.method.state_dict()[name], tensor, rtol=0, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+def test_a_run_goes_on_bit_for_bit_where_it_was_left(optimizer: str) -> None:
+    whole = run(CONFIG, optimizer)
+    first = runner(CONFIG, optimizer)
+    for index in range(2):
+        first(index, partial(given, batch(CONFIG, range(index * BATCH, index * BATCH + BATCH))))
+    torch.manual_seed(99)
+    second = runner(CONFIG, optimizer)
+    second.method.load_state_dict(copy.deepcopy(first.method.state_dict()))
+    second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
+    for index in range(2, STEPS):
+        second(index, partial(given, batch(CONFIG, range(index * BATCH, index * BATCH + BATCH))))
+    different = [name for name, t in second.method.state_dict().items() if not torch.equal(t, whole["state"][name])]
+    assert not different

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -47,7 +48,14 @@ class PlanInfo:
         """Cumulative stride of the deepest stage: every view side must be a multiple of it."""
         return self.strides[-1]
 
-    def fit_view(self, *, limit: Sequence[float], wanted: Sequence[int] | None = None, min_cells: int = 8) -> Size:
+    def fit_view(
+        self,
+        *,
+        limit: Sequence[float],
+        wanted: Sequence[int] | None = None,
+        min_cells: int = 8,
+        most_voxels: int | None = None,
+    ) -> Size:
         """The largest legal view size: `wanted` (or the patch) bounded by `limit`, snapped down to the total stride.
 
         A side that is no multiple of the stride would make residual shortcuts and maps disagree, in part silently.
@@ -56,12 +64,16 @@ class PlanInfo:
             limit: D H W bound in voxels, usually a quantile of case shapes over the parent-to-view ratio.
             wanted: D H W; the plan's patch if None.
             min_cells: fewest bottleneck cells (instance norm needs more than one; statistics need some more).
+            most_voxels: bound on the volume; what is too much is taken off the axis with the most bottleneck cells, one
+                cell at a time.
 
         Raises:
             PlanError: even the bounded size leaves fewer than `min_cells` bottleneck cells.
         """
         bounded = [min(float(w), b) for w, b in zip(wanted or self.patch_size, limit, strict=True)]
         cells = [max(1, int(side // stride)) for side, stride in zip(bounded, self.total_stride, strict=True)]
+        while most_voxels and prod(cells) * prod(self.total_stride) > most_voxels and max(cells) > 2:
+            cells[cells.index(max(cells))] -= 1
         size = (cells[0] * self.total_stride[0], cells[1] * self.total_stride[1], cells[2] * self.total_stride[2])
         if cells[0] * cells[1] * cells[2] < min_cells:
             raise PlanError(
@@ -208,21 +220,25 @@ class Exported:
     """The networks to hand to nnU-Net.
 
     Attributes:
-        encoder: an encoder from `networks.encoder()` or the one inside `networks.unet()` or a teacher of either.
+        encoder: an encoder from `networks.encoder()` or the one inside `networks.unet()` or a teacher of either; or a
+            network from `networks.other()`, which nnU-Net cannot take and `nnssl.load_pyramid` reads.
         decoder: the U-Net from `networks.unet()` if its decoder was trained and transfers; else None.
         variants: further choices for `nnssl_export --which`, by name: {"student": (encoder, decoder or None)}.
         heads: trained layers that nnU-Net has no place for, but that tools need to use the method's answers (the
             embeddings of AnatEmbed for `nnssl_match`); kept in the weights file beside the networks.
+        raw_window: (low, high) where the networks saw raw values clipped to these ends and mapped to [0, 1] in place of
+            the plan's normalised ones; kept in the weights file.
     """
 
     encoder: nn.Module
     decoder: nn.Module | None = None
     variants: Mapping[str, tuple[nn.Module, nn.Module | None]] = field(default_factory=dict)
     heads: nn.Module | None = None
+    raw_window: tuple[float, float] | None = None
 
 
 class ProbeBox(Protocol):
-    """A held-out box seen twice, with the places that both views show; all tensors on the CPU.
+    """A held-out box seen twice, with the places that both views show; tensors are where the method is.
 
     `case_id` names its case. `images` (2, C, D, H, W); `points` (2, P, 3) voxel indices of P places in both views;
     `points_mm` (P, 3) those places; `to_world` (2, 4, 4) float64 from a view's voxel index to mm in LPS; `position_mm`
@@ -324,7 +340,7 @@ class Method(nn.Module, ABC):
     def validate(self, boxes: Sequence[ProbeBox]) -> Mapping[str, Tensor]:
         """Label-free numbers of the method's own about held-out boxes, logged with the health signals. Optional.
 
-        Called as `features` is: in eval mode, without gradient, on rank 0 alone. Tensors of boxes are on the CPU.
+        Called as `features` is: in eval mode, without gradient, on rank 0 alone.
         """
         return {}
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,8 @@ class HealthProbe:
         """Look at the probe set through the method, compare with the untrained network, and judge."""
         with undisturbed(method, self._device):
             values = {name: float(value) for name, value in self._features(method).items()}
-            own = {name: float(value) for name, value in method.validate(self._set.boxes).items()}
+            boxes = [_moved(box, self._device, _dtype(method)) for box in self._set.boxes]
+            own = {name: float(value) for name, value in method.validate(boxes).items()}
         values |= own
         values |= self._teacher()
         previous = _known(self._history[-1]["values"]) if self._history else {}
@@ -177,9 +178,8 @@ class HealthProbe:
 
     def _features(self, method: Method) -> dict[str, Tensor]:
         vectors, dense = [], []
-        dtype = next((weight.dtype for weight in method.parameters()), torch.float32)
         for box in self._set.boxes:
-            features = method.features(box.images.to(self._device, dtype))
+            features = method.features(box.images.to(self._device, _dtype(method)))
             vectors.append(features.vector.float().cpu())
             if len(box.points_mm) >= MIN_POINTS:
                 dense.append((box, _voxels(features.pyramid, box)))
@@ -222,6 +222,22 @@ class HealthProbe:
         if "teacher_kl" in values:
             values["teacher_kl_share"] = values["teacher_kl"] / math.log(prototypes)
         return values
+
+
+def _dtype(method: Method) -> torch.dtype:
+    return next((weight.dtype for weight in method.parameters()), torch.float32)
+
+
+def _moved(box: Box, device: torch.device, dtype: torch.dtype) -> Box:
+    """The box where the method is."""
+    return replace(
+        box,
+        images=box.images.to(device, dtype),
+        points=box.points.to(device),
+        points_mm=box.points_mm.to(device),
+        to_world=box.to_world.to(device),
+        position_mm=box.position_mm.to(device),
+    )
 
 
 def _voxels(pyramid: Sequence[Tensor], box: Box) -> Tensor:

@@ -87,9 +87,11 @@ def _compare(arguments: argparse.Namespace) -> None:
         out=Path(arguments.out).expanduser().resolve(),
     )
     comparison = Comparison(request, folders(), Screen())
-    said = [*comparison.describe(), comparison.estimate()]
-    comparison.notes.say(said)
+    said = comparison.describe()
     print("\n".join(said), flush=True)
+    time_left = comparison.estimate()
+    print(time_left, flush=True)
+    comparison.notes.say([*said, time_left])
     if arguments.dry_run:
         return
     comparison.run()

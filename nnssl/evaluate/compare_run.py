@@ -80,7 +80,7 @@ class Comparison:
             unsettled = self.request.equal_compute and target.dataset not in self.notes.longer
             if not missing and not unsettled:
                 continue
-            step, window = seconds_per_step(target, self.request.device)
+            step, window = seconds_per_step(target, self.request.device, threads=self._threads())
             if unsettled:
                 guess = settle_longer(self._schedule(), target, self.arms, seconds_per_iteration=step)
                 more = self._longer_trainings(target, guess)

@@ -20,7 +20,7 @@ from nnssl.export.proof import fresh_network
 from nnssl.export.read import Weights
 from nnssl.export.tensors import DECODER, ENCODER
 
-_TIMED_STEPS = 2
+_TIMED_BATCH = 2
 
 
 def check_start(arm: Contender, target: Target) -> list[str]:
@@ -82,22 +82,34 @@ def network_of(target: Target, *, seed: int) -> nn.Module:
         raise ExportError(f"nnU-Net cannot build the network of {target.plans_name}: {error}.") from error
 
 
-def seconds_per_step(target: Target, device: str) -> tuple[float, float]:
-    """(training step, answer to one window): without loading and augmentation, on this machine."""
-    network = network_of(target, seed=0).to(device)
-    patch = target.chosen["patch_size"]
-    batch = torch.zeros(int(target.chosen["batch_size"]), target.channels, *patch, device=device)
-    began = 0.0
-    for step in range(_TIMED_STEPS + 1):
-        if step == 1:  # the first one allocates
-            began = _now(device)
+def seconds_per_step(target: Target, device: str, *, threads: int) -> tuple[float, float]:
+    """(training step, answer to one window): without loading and augmentation, on this machine.
+
+    A small batch is timed and its time multiplied: a whole one can take a minute on a CPU.
+
+    Args:
+        target: whose network it is.
+        device: "cuda" or "cpu".
+        threads: of each training on the CPU; 0: torch's choice.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        network = network_of(target, seed=0).to(device)
+        whole = int(target.chosen["batch_size"])
+        size = min(whole, _TIMED_BATCH)
+        batch = torch.zeros(size, target.channels, *target.chosen["patch_size"], device=device)
+        network(batch[:1])  # the first one allocates
+        began = _now(device)
         outputs: Sequence[Any] = network(batch)
         sum((output.float().mean() for output in outputs), torch.zeros((), device=device)).backward()
-    trained = (_now(device) - began) / _TIMED_STEPS
-    with torch.no_grad():
-        began = _now(device)
-        network(batch[:1].expand(2 if device == "cpu" else 1, *batch.shape[1:]))  # the trainer's windows go in pairs
-    return trained, _now(device) - began
+        trained = (_now(device) - began) * whole / size
+        with torch.no_grad():
+            began = _now(device)
+            network(batch if device == "cpu" else batch[:1])  # the trainer's windows go in pairs on the CPU
+        return trained, _now(device) - began
+    finally:
+        torch.set_num_threads(before)
 
 
 def _now(device: str) -> float:

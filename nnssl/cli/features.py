@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from nnssl.cli._common import apply_workspace, parser, run
 from nnssl.errors import DataError, UsageError
+from nnssl.evaluate.images import images_of_folder, stem
 
 if TYPE_CHECKING:
     from nnssl.evaluate.features import Embedding
-    from nnssl.export.load import PretrainedEncoder, PretrainedPyramid
+    from nnssl.export.load import PretrainedEncoder, PretrainedOther, PretrainedPyramid
     from nnssl.planning.preprocess import OnGrid
 
 PROG = "nnssl_features"
-_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz")
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 CSV_FILE = "features.csv"
 
 
@@ -110,13 +108,13 @@ def _cases(words: Sequence[str]) -> dict[str, list[Path]]:
     cases: dict[str, list[Path]] = {}
     for word in words:
         if Path(word).is_dir():
-            found = _of_folder(Path(word))
+            found = images_of_folder(Path(word))
         else:
             files = [Path(part) for part in word.split(",")]
             missing = [file for file in files if not file.is_file()]
             if missing:
                 raise UsageError(f"The image {missing[0]} is not there.")
-            found = {_stem(files[0]).removesuffix("_0000"): files}
+            found = {stem(files[0]).removesuffix("_0000"): files}
         for name, files in found.items():
             if name in cases:
                 raise UsageError(f"Two images are called {name} ({cases[name][0]} and {files[0]}); rename one.")
@@ -124,25 +122,12 @@ def _cases(words: Sequence[str]) -> dict[str, list[Path]]:
     return cases
 
 
-def _of_folder(folder: Path) -> dict[str, list[Path]]:
-    """Images of nnU-Net's naming, channels in order; files without a channel number are cases of one channel."""
-    found: dict[str, list[Path]] = {}
-    for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or not file.name.endswith(_ENDINGS):
-            continue
-        match = _CHANNEL.fullmatch(_stem(file))
-        found.setdefault(match.group(1) if match else _stem(file), []).append(file)
-    if not found:
-        raise UsageError(f"{folder} holds no images ({', '.join(_ENDINGS)}).")
-    return found
-
-
-def _stem(file: Path) -> str:
-    ending = next((ending for ending in _ENDINGS if file.name.endswith(ending)), file.suffix)
-    return file.name.removesuffix(ending)
-
-
-def _write(path: Path, found: Embedding, case: OnGrid, network: PretrainedEncoder | PretrainedPyramid) -> None:
+def _write(
+    path: Path,
+    found: Embedding,
+    case: OnGrid,
+    network: PretrainedEncoder | PretrainedPyramid | PretrainedOther,
+) -> None:
     import numpy as np
 
     from nnssl.atomic import whole_file

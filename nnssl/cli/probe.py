@@ -31,7 +31,7 @@ def command_parser() -> argparse.ArgumentParser:
             "nnssl_probe checkpoint_final.pth -d 4",
             "nnssl_probe checkpoint_final.pth -d 4 --folds 0 --set steps=500 validate_every=100",
             "nnssl_probe encoder.safetensors -d 4 -p nnUNetPlans -device cuda -o probe_encoder",
-            "nnssl_probe checkpoint_final.pth -d 4 --set steps=45000 validate_every=3000   the length of the paper",
+            "nnssl_probe checkpoint_final.pth -d 4 --set steps=45000 lr=3e-4   the length of the paper",
         ],
     )
     add = made.add_argument

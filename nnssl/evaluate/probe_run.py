@@ -18,9 +18,10 @@ from nnssl.engine.randomness import numpy_generator
 from nnssl.errors import DataError, UsageError
 from nnssl.evaluate.commands import Screen
 from nnssl.evaluate.probe_cases import Case, read_case
-from nnssl.evaluate.probe_target import Request, load, patch_size, settle_target, untrained
+from nnssl.evaluate.probe_target import Request, load, patch_size, settle_target
 from nnssl.evaluate.probe_train import HEADS, fit_heads, score
 from nnssl.evaluate.subsets import Fold
+from nnssl.evaluate.untrained import untrained
 from nnssl.paths import Folders
 
 PRETRAINED, UNTRAINED = "pretrained", "untrained"

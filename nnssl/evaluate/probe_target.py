@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnssl.encoders.pyramid import PlanEncoder, PlanUNet
 from nnssl.errors import DataError, PlanError, UsageError
 from nnssl.evaluate.features import preparation
 from nnssl.evaluate.finetune_run import Request as Finetuning
@@ -19,7 +18,6 @@ from nnssl.evaluate.probe_settings import ProbeSettings
 from nnssl.evaluate.subsets import Fold, read_folds
 from nnssl.export.fitted import has_decoder
 from nnssl.export.load import PretrainedEncoder, PretrainedPyramid, load_encoder, load_pyramid
-from nnssl.export.proof import fresh_network
 from nnssl.export.sources import OURS, maker, read_any
 from nnssl.paths import Folders, dataset
 from nnssl.planning.grid import case_plan
@@ -120,13 +118,6 @@ def load(request: Request) -> Network:
     if request.encoder or not has_decoder(read_any(request.weights, which=request.which)):
         return load_encoder(request.weights, which=request.which)
     return load_pyramid(request.weights, which=request.which)
-
-
-def untrained(network: Network, *, seed: int) -> PlanEncoder | PlanUNet:
-    """The same architecture as nnU-Net initialises it, in eval mode."""
-    weights = network.weights
-    whole: Any = fresh_network(weights.architecture, channels=weights.channels, classes=1, seed=seed)
-    return (PlanUNet(whole) if isinstance(network, PlanUNet) else PlanEncoder(whole.encoder)).eval()
 
 
 def patch_size(network: Network, settings: ProbeSettings) -> tuple[int, ...]:

@@ -13,7 +13,8 @@ import torch
 from nnssl.cli.probe import main
 from nnssl.evaluate.features import preparation
 from nnssl.evaluate.probe_run import PRETRAINED, UNTRAINED
-from nnssl.evaluate.probe_target import Request, load, untrained
+from nnssl.evaluate.probe_target import Request, load
+from nnssl.evaluate.untrained import untrained
 from nnssl.planning.grid import case_plan
 from tests.evaluate.labelled import blocks, write_case
 from tests.export.weights import write_weights

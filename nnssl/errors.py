@@ -35,6 +35,10 @@ class PluginError(NnsslError):
     """A trainer that was not found, is broken, or breaks the method contract."""
 
 
+class UnknownTrainer(UsageError, PluginError):
+    """A trainer that is nowhere: the command line names it, so the exit code is that of a mistyped command."""
+
+
 class DeviceError(NnsslError):
     """A device or process group that was asked for and is not there."""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnssl.engine.recipe import resolve
 from nnssl.engine.run_folder import RunOptions
 from nnssl.engine.typed import closest
 from nnssl.errors import PlanError, UsageError
@@ -16,6 +17,9 @@ from nnssl.registry import find_trainer
 
 if TYPE_CHECKING:
     from nnssl.trainer import SSLTrainer
+
+
+CONFIGURATIONS = ("3d_fullres", "3d_lowres")  # nnU-Net's names; a plans file may hold more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +68,13 @@ def build_trainer(request: Request, device: Any) -> SSLTrainer:
     """The trainer of a request, not yet initialised.
 
     Raises:
-        PluginError: unknown trainer.
-        PlanError: unknown plans or configuration, or a 2D one.
+        UsageError: unknown trainer or configuration.
+        RecipeError: unknown preset or key.
+        PlanError: unknown plans, or a 2D configuration.
     """
     chosen = find_trainer(request.trainer)
+    if not request.options.continue_run:
+        resolve(chosen, request.options.preset or "default", request.options.overrides)  # misspelt keys before all else
     where = folders()
     home = where.preprocessed / request.dataset
     plans = read_plans(where, request)
@@ -86,11 +93,16 @@ def read_plans(where: Folders, request: Request) -> dict[str, Any]:
     """The plans file of a request, checked for the configuration.
 
     Raises:
-        PlanError: no such plans or configuration, or a 2D one.
+        UsageError: no such configuration.
+        PlanError: no such plans, or a 2D configuration.
     """
     home = where.preprocessed / request.dataset
     file = home / f"{request.plans_name}.json"
     if not file.is_file():
+        if request.configuration not in CONFIGURATIONS and closest(request.configuration, CONFIGURATIONS):
+            raise UsageError(
+                f"There is no configuration {request.configuration!r}.{closest(request.configuration, CONFIGURATIONS)}"
+            )
         known = sorted(path.stem for path in home.glob("*.json") if "lans" in path.stem) if home.is_dir() else []
         raise PlanError(
             f"{file} is needed, but is not there. Plans of {request.dataset}: {', '.join(known) or 'none'}. Run "
@@ -101,7 +113,7 @@ def read_plans(where: Folders, request: Request) -> dict[str, Any]:
         raise PlanError(f"{file} has no configurations: it is no plans file. Restore it, or plan again.")
     known = sorted(plans["configurations"])
     if request.configuration not in known:
-        raise PlanError(
+        raise UsageError(
             f"The plans {request.plans_name} have no configuration {request.configuration!r}."
             f"{closest(request.configuration, known)} They have: {', '.join(known)}."
         )

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from nnssl.engine.typed import closest
-from nnssl.errors import PluginError
+from nnssl.errors import PluginError, UnknownTrainer
 
 GROUP = "nnssl.trainers"
 VARIABLE = "nnssl_extTrainer"
@@ -65,7 +65,7 @@ def find_trainer(name: str) -> type[Any]:
                 raise PluginError(f"{name} in {found.where} cannot be used: {found.problem}")
             module = _load(partial(_import_file, path), name, found.where)
             return _checked(getattr(module, name, None), name, found.where)
-    raise PluginError(unknown_trainer(name))
+    raise UnknownTrainer(unknown_trainer(name))
 
 
 def unknown_trainer(name: str) -> str:

@@ -92,7 +92,7 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
     def initialize(self) -> None:
         """Resolve the recipe, open the data, build the method. Writes nothing."""
         self.folder = RunFolder(Path(self.output_folder))
-        recipe = self.run_recipe = self.folder.recipe_for(type(self), self.options)
+        recipe = self.run_recipe = self.folder.recipe_for(type(self), self.options, self.device)
         self.num_epochs, self.num_iterations_per_epoch = recipe.epochs, recipe.steps_per_epoch
         distributed.set_threads(recipe.threads, self.device, deterministic=self.options.deterministic)
         needs = self.method.needs(recipe.method)

@@ -62,3 +62,9 @@ def test_the_beginning_of_a_flag_is_not_taken_for_it(command: str, capsys: pytes
 
 def test_the_reference_says_what_the_commands_say() -> None:
     assert REFERENCE.read_text() == reference(), "run: python -m tests.cli_reference"
+
+
+def test_a_misspelt_flag_gets_the_closest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("nnssl_demo", ["--minuts", "3"])
+    assert "Did you mean --minutes?" in capsys.readouterr().err

@@ -40,8 +40,10 @@ def test_missing_variables_are_named(capsys: pytest.CaptureFixture[str]) -> None
     ("words", "code", "message"),
     [
         (("702", "3d_fullres", "-tr", "TinyTrainer"), 2, "no data set with id 702"),
-        (("701", "3d_fullres", "-tr", "TinyTrianer"), 1, "Did you mean TinyTrainer"),
-        (("701", "3d_fulres", "-tr", "TinyTrainer"), 1, "They have: 3d_fullres"),
+        (("701", "3d_fullres", "-tr", "TinyTrianer"), 2, "Did you mean TinyTrainer"),
+        (("701", "3d_fulres", "-tr", "TinyTrainer"), 2, "They have: 3d_fullres"),
+        (("701", "3d_fulres", "-tr", "TinyTrainer", "-p", "other"), 2, "Did you mean 3d_fullres"),
+        (("701", "3d_fullres", "-tr", "TinyTrainer", "-p", "other", "--set", "epoch=2"), 1, "Did you mean epochs"),
         (("701", "3d_fullres", "-tr", "TinyTrainer", "-p", "other"), 1, "Plans of Dataset701_Tiny: nnsslPlans"),
         (("701", "3d_fullres", "-tr", "TinyTrainer", "-num_gpus", "0"), 2, "-num_gpus must be at least 1"),
         (("701", "3d_fullres", "-tr", "TinyTrainer", "--mix", "1", "2"), 2, "one weight for each of 1 data sets"),

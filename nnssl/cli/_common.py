@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that `-h` answers at once.
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import os
 import sys
@@ -36,8 +37,15 @@ _WAYS_OUT = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One paragraph instead of argparse's usage block: it names the mistake and where to look."""
-        _say(f"{message[:1].upper()}{message[1:]}. Run {self.prog} -h for all options and examples.", self.prog)
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        near = [name for word in unknown for name in self._near(word)]
+        meant = f" Did you mean {' or '.join(near)}?" if near else ""
+        _say(f"{message[:1].upper()}{message[1:]}.{meant} Run {self.prog} -h for all options and examples.", self.prog)
         raise SystemExit(2)
+
+    def _near(self, word: str) -> list[str]:
+        """The option that a misspelt one comes closest to."""
+        return difflib.get_close_matches(word, list(self._option_string_actions), n=1) if word[:1] == "-" else []
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         """No guesses: with `allow_abbrev=False` argparse still completes flags of one dash (-target_plan)."""

@@ -220,7 +220,9 @@ def _new_plans(
     save_plans(path, plans, replace=arguments.clean)
     for configuration in _configurations(arguments.c, plans):
         chosen = plans["configurations"][configuration]
-        _say(f"{dataset.name} {configuration}: patch {chosen['patch_size']}, spacing {chosen['spacing']} mm; {path}")
+        patch = " x ".join(str(side) for side in chosen["patch_size"])
+        spacing = " x ".join(f"{side:.4g}" for side in chosen["spacing"])
+        _say(f"{dataset.name} {configuration}: patch {patch}, spacing {spacing} mm (axes as in the plans); {path}")
     return load_plans(path), bad
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nnssl.engine.recipe import Precision
+from nnssl.engine.recipe import Precision, Recipe
 
 
 class LossScale(nn.Module):
@@ -51,13 +52,16 @@ class LossScale(nn.Module):
         self.good.copy_(torch.where(grown, 0, good))
 
 
-def chosen(precision: Precision, device: torch.device) -> Precision:
-    """What `auto` means on this device: bf16 where the GPU has it, else fp16 on GPUs, fp32 elsewhere."""
-    if precision != "auto":
-        return precision
+def settled(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe with a precision in place of `auto`: bf16 where the GPU has it, else fp16 on GPUs, fp32 elsewhere.
+
+    A run's recipe.json holds that one, so that a run continued on another device keeps its arithmetic.
+    """
+    if recipe.precision != "auto":
+        return recipe
     if device.type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return replace(recipe, precision="fp32")
+    return replace(recipe, precision="bf16" if torch.cuda.is_bf16_supported() else "fp16")
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

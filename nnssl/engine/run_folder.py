@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from nnssl.atomic import whole_file
 from nnssl.engine.checkpoint import LATEST, PREVIOUS
+from nnssl.engine.precision import settled
 from nnssl.engine.recipe import Recipe, differences, resolve
 from nnssl.errors import RecipeError, StateError, UsageError
 
@@ -124,8 +127,8 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
-    def recipe_for(self, trainer: Any, options: RunOptions) -> Recipe:
-        """The recipe of the run to be started or continued.
+    def recipe_for(self, trainer: Any, options: RunOptions, device: torch.device) -> Recipe:
+        """The recipe of the run to be started or continued, with what `precision=auto` means on `device`.
 
         Continuing without a preset and without overrides takes the run's own recipe; a key given again must agree,
         but for `epochs` and `save_every_minutes`.
@@ -141,7 +144,7 @@ class RunFolder:
                 f"it with --name NAME. Nothing was changed."
             )
         if not options.continue_run or self.stored is None:
-            return resolve(trainer, options.preset or "default", options.overrides)
+            return settled(resolve(trainer, options.preset or "default", options.overrides), device)
         known = self.stored["recipe"]
         own = resolve(trainer, self.stored.get("preset") or "default", known)
         if options.preset is None:
@@ -149,6 +152,7 @@ class RunFolder:
         else:
             same_length = {"epochs": own.epochs, "threads": own.threads}
             asked = resolve(trainer, options.preset, {**same_length, **options.overrides})
+        own, asked = settled(own, device), settled(asked, device)
         changed = differences(own.to_json(), asked)
         if changed:
             raise RecipeError(

@@ -90,7 +90,7 @@ class StepRunner:
         self.method = method
         self.recipe = recipe
         self.device = device
-        self.precision = precision.chosen(recipe.precision, device)
+        self.precision = precision.settled(recipe, device).precision
         self.scale = precision.LossScale(enabled=self.precision == "fp16").to(device)
         self.optimizer = optim.build_optimizer(method.parameter_groups(), recipe.optimizer)
         self.schedule = schedule

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
 import torch
 
-from nnssl.engine.precision import LossScale, chosen
+from nnssl.engine.precision import LossScale, settled
+from nnssl.engine.recipe import Recipe
+from nnssl.engine.run_folder import RunFolder, RunOptions
+from nnssl.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A method without numbers."""
 
 
 def test_loss_scale_falls_after_a_bad_step_and_doubles_after_good_ones() -> None:
@@ -41,5 +54,19 @@ def test_loss_scale_resumes() -> None:
 
 
 def test_auto_is_single_precision_on_the_cpu() -> None:
-    assert chosen("auto", torch.device("cpu")) == "fp32"
-    assert chosen("bf16", torch.device("cpu")) == "bf16"
+    cpu = torch.device("cpu")
+    assert settled(Recipe(), cpu).precision == "fp32"
+    assert settled(Recipe(precision="bf16"), cpu).precision == "bf16"
+
+
+def test_a_run_continued_on_another_device_keeps_its_arithmetic(tmp_path: Path) -> None:
+    class Trainer:
+        recipe = Recipe(method=Nothing())
+
+    stored = {"preset": "default", "recipe": replace(Trainer.recipe, precision="bf16").to_json()}
+    (tmp_path / "recipe.json").write_text(json.dumps(stored))
+    folder = RunFolder(tmp_path)
+    assert folder.recipe_for(Trainer, RunOptions(continue_run=True), torch.device("cpu")).precision == "bf16"
+    asked = RunOptions(overrides={"precision": "auto"}, continue_run=True)
+    with pytest.raises(RecipeError, match="precision: bf16 -> fp32"):
+        folder.recipe_for(Trainer, asked, torch.device("cpu"))

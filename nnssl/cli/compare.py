@@ -127,6 +127,8 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(f"{name} holds something twice ({' '.join(map(str, given))}); give each once.")
     if arguments.replicates < 1 or arguments.at_once < 1 or min(arguments.folds) < 0:
         raise UsageError("--replicates and -j must be at least 1, and --folds at least 0.")
+    if not arguments.tolerance_mm > 0:
+        raise UsageError(f"--tolerance_mm must be positive; it is {arguments.tolerance_mm:g}.")
     unsettable = {"seed", "split"} & {word.partition("=")[0] for word in arguments.set}
     if unsettable:
         raise UsageError(f"--set {min(unsettable)}: the comparison draws it itself, one a replicate.")

@@ -178,13 +178,22 @@ def make_arms(request: Request) -> dict[str, Contender]:
         arms[LONGER] = Contender(name=LONGER)
     for path in request.weights:
         weights = read_any(path)
-        ours = maker(weights) == OURS
-        name = str(weights.provenance.get("trainer", path.stem)) if ours else f"{path.parent.name}-{path.stem}"
-        name = _NOT_IN_NAMES.sub("-", name).strip("-.") or "pretrained"
+        name = _NOT_IN_NAMES.sub("-", _called(weights)).strip("-.") or "pretrained"
         same = sum(arm == name or arm.startswith(f"{name}_") for arm in arms)
         name = f"{name}_{same + 1}" if same else name
         arms[name] = Contender(name=name, weights=weights, digest=_digest(weights.path))
     return arms
+
+
+def _called(weights: Weights) -> str:
+    """The trainer of ours; of other makers' files the name, or the folder's where all files are called the same."""
+    path = weights.path
+    if maker(weights) == OURS:
+        return str(weights.provenance.get("trainer", path.stem))
+    if not path.stem.startswith("checkpoint"):
+        return path.stem
+    folder = path.parent.parent if path.parent.name.startswith("fold_") else path.parent
+    return folder.name.split("__", maxsplit=1)[0]
 
 
 def _digest(path: Path) -> str:

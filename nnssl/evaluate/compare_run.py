@@ -106,8 +106,12 @@ class Comparison:
         """
         slots = self._slots()
         self.runner.run(*self._jobs(lambda arm: arm != LONGER), slots=slots)
-        if not self.request.equal_compute:
-            return
+        if self.request.equal_compute:
+            self.settle_longer()
+            self.runner.run(*self._jobs(lambda arm: arm == LONGER), slots=slots)
+
+    def settle_longer(self) -> None:
+        """Once for all calls, from the time that scratch's own trainings took: how long `LONGER` is."""
         for target in self.targets:
             if target.dataset not in self.notes.longer:
                 pace = self._measured_pace(target)
@@ -115,7 +119,6 @@ class Comparison:
                 self.notes.settle(target.dataset, longer)
                 self.screen.say(longer.sentence)
                 self._list_trainings(target)
-        self.runner.run(*self._jobs(lambda arm: arm == LONGER), slots=slots)
 
     def fold_folder(self, target: Target, training: Training) -> Path:
         """Where a training leaves what it measured."""

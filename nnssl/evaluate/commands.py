@@ -154,7 +154,7 @@ class Runner:
                         raise Stopped(stop.received)
                     for job, (process, slot) in list(running.items()):
                         if process.poll() is not None:
-                            self._finish(job, process.returncode)
+                            self._finish(job, process)
                             del running[job]
                             free.append(slot)
                             clock.finished += 1
@@ -191,14 +191,15 @@ class Runner:
                 pass_fds=() if sys.platform == "win32" else (held.fileno(),),
             )
 
-    def _finish(self, job: Job, code: int) -> None:
+    def _finish(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+        code, command = process.returncode, process.args
         if code == 0:
             self.mark(job.name, job.key)
             return
         log = self.folder / f"{job.name}.log"
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         raise NnsslError(
-            f"{Path(job.command[0]).name} ended with code {code} in step {job.name}. Its last lines (all in {log}):\n"
+            f"{Path(str(command[0] if isinstance(command, list) else command)).name} ended with code {code} in step {job.name}. Its last lines (all in {log}):\n"
             + "\n".join(lines[-TAIL_LINES:])
         )
 

@@ -192,14 +192,15 @@ class Runner:
             )
 
     def _finish(self, job: Job, process: subprocess.Popen[bytes]) -> None:
-        code, command = process.returncode, process.args
+        code = process.returncode
         if code == 0:
             self.mark(job.name, job.key)
             return
         log = self.folder / f"{job.name}.log"
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        command = Path(str(process.args[0])).name if isinstance(process.args, list) else job.name
         raise NnsslError(
-            f"{Path(str(command[0] if isinstance(command, list) else command)).name} ended with code {code} in step {job.name}. Its last lines (all in {log}):\n"
+            f"{command} ended with code {code} in step {job.name}. Its last lines (all in {log}):\n"
             + "\n".join(lines[-TAIL_LINES:])
         )
 

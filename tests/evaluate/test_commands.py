@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from nnssl.errors import NnsslError
-from nnssl.evaluate.commands import Job, Runner, program
+from nnssl.errors import NnsslError, UsageError
+from nnssl.evaluate.commands import Job, Runner, Slot, program
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Recorder:
@@ -86,3 +90,71 @@ def test_words_that_resume_are_passed_and_do_not_make_another_job(tmp_path: Path
     runner.run(going_on)
     assert (tmp_path / "words").read_text() == "--c"
     assert runner.done("train", plain.key)
+
+
+def test_a_stop_ends_what_was_started_with_its_own_children(tmp_path: Path) -> None:
+    # the job starts a process of its own, which keeps writing while it lives
+    noting = "import sys, time\nfor _ in range(1200):\n    open(sys.argv[1], 'a').write('x')\n    time.sleep(0.05)"
+    job = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {noting!r}, {str(tmp_path / 'child')!r}])"
+    parent = (
+        "import pathlib, sys\n"
+        "from nnssl.evaluate.commands import Job, Runner, Stopped\n"
+        "from tests.evaluate.comparisons import Silent\n"
+        f"runner = Runner(pathlib.Path({str(tmp_path / 'logs')!r}), Silent())\n"
+        "try:\n"
+        f"    runner.run(Job(name='job', command=[sys.executable, '-c', {job!r}], environment={{}}))\n"
+        "except Stopped as stopped:\n"
+        "    print(stopped)\n"
+        "    raise SystemExit(stopped.exit_code)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "child").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Stopped by SIGTERM. What is finished is kept" in said
+    written = (tmp_path / "child").stat().st_size
+    time.sleep(0.5)
+    assert (tmp_path / "child").stat().st_size == written
+    assert (tmp_path / "logs" / "job.begun").is_file()
+    assert not (tmp_path / "logs" / "job.done").exists()
+
+
+def test_two_calls_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    runner = Runner(tmp_path / "logs", Recorder())
+    with runner._held(), pytest.raises(UsageError, match="Another call is at work in"):
+        Runner(tmp_path / "logs", Recorder()).run(python("one", ""))
+    runner.run(python("one", ""))
+
+
+def test_places_differ_by_words_and_variables_and_make_no_other_job(tmp_path: Path) -> None:
+    code = "import os, sys, time; time.sleep(0.3); print(sys.argv[1], os.environ.get('PLACE', '-'))"
+    jobs = [python(f"job{number}", code) for number in range(3)]
+    places = [Slot(words=["a"], environment={"PLACE": "1"}), Slot(words=["b"])]
+    runner = Runner(tmp_path, Recorder())
+    runner.run(*jobs, slots=places)
+    said = [(tmp_path / f"job{number}.log").read_text().strip() for number in range(3)]
+    assert said[:2] == ["a 1", "b -"]
+    assert said[2] in ("a 1", "b -")
+    runner.run(*jobs)  # all are done, wherever they ran
+
+
+def test_a_job_knows_whether_it_was_started_before(tmp_path: Path) -> None:
+    asked = []
+
+    def prepare(again: bool) -> list[str]:
+        asked.append(again)
+        return [sys.executable, "-c", f"raise SystemExit({0 if again else 3})"]
+
+    job = Job(name="job", command=[], environment={}, identity="one", prepare=prepare)
+    runner = Runner(tmp_path, Recorder())
+    with pytest.raises(NnsslError, match="code 3"):
+        runner.run(Job(name="job", command=[], environment={}, identity="another", prepare=prepare))
+    with pytest.raises(NnsslError, match="code 3"):
+        runner.run(job)
+    runner.run(job)
+    assert asked == [False, False, True]
+    assert runner.done("job", job.key)

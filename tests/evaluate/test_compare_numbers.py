@@ -1,0 +1,144 @@
+"""Numbers and sentences of a comparison, by hand and by simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from nnssl.evaluate.compare_numbers import (
+    better_control,
+    difference,
+    gap_closed,
+    mean_curve,
+    mean_ranks,
+    over_subjects,
+    reach,
+    summary,
+)
+from nnssl.evaluate.statistics import bootstrap_interval, resampled_means, t_quantile, two_way_interval, widened
+
+
+def test_one_run_has_the_interval_over_cases() -> None:
+    values = np.random.default_rng(1).normal(0, 1, 30)
+    assert two_way_interval(values[None]) == pytest.approx(bootstrap_interval(values), abs=0.06)
+
+
+def test_runs_that_differ_widen_the_interval() -> None:
+    rng = np.random.default_rng(2)
+    same = np.tile(rng.normal(0, 1, 30), (5, 1))
+    shifted = same + rng.normal(0, 2, (5, 1))
+    narrow, wide = two_way_interval(same, resamples=1000), two_way_interval(shifted, resamples=1000)
+    assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+
+
+def test_few_runs_are_moved_apart_by_students_factor() -> None:
+    table = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]])
+    factor = t_quantile(0.975, 2) / 1.959964 * math.sqrt(3 / 2)
+    assert factor == pytest.approx(2.69, abs=0.01)
+    assert widened(table).mean(axis=1) == pytest.approx([1.5 - factor, 1.5, 1.5 + factor])
+    assert widened(table).mean() == pytest.approx(1.5)
+    assert widened(table[:1]) == pytest.approx(table[:1])
+
+
+@pytest.mark.parametrize("runs", [3, 8])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(runs: int) -> None:
+    rng = np.random.default_rng(runs)
+    hits = 0
+    for repeat in range(200):
+        effects = rng.normal(0.01, 0.02, (runs, 1)) + rng.normal(0, 0.03, (1, 25)) + rng.normal(0, 0.02, (runs, 25))
+        low, high = two_way_interval(effects, seed=repeat, resamples=400)
+        hits += low <= 0.01 <= high
+    assert 0.9 < hits / 200 <= 1.0
+
+
+def test_resampling_is_a_loop_over_rows_and_columns() -> None:
+    table = np.random.default_rng(3).normal(0, 1, (1, 7))
+    table[0, 2] = np.nan
+    rng = np.random.default_rng(0)
+    rng.multinomial(1, [1.0], 5)
+    counts = rng.multinomial(7, np.full(7, 1 / 7), 5)
+    drawn = [np.repeat(table[0], count) for count in counts]
+    assert resampled_means([table], resamples=5)[:, 0] == pytest.approx([np.nanmean(values) for values in drawn])
+
+
+def test_scans_of_a_subject_are_averaged_first() -> None:
+    table = np.array([[0.2, 0.4, 0.9], [np.nan, 0.4, 0.7]])
+    assert over_subjects(table, ["b", "b", "a"]).tolist() == [[0.9, pytest.approx(0.3)], [0.7, 0.4]]
+
+
+def test_classes_that_count_nowhere_are_nothing() -> None:
+    scores = np.full((2, 3, 2), np.nan)
+    scores[:, :, 0] = 0.5
+    found = summary(scores, ["a", "b", "c"], ["liver", "spleen"])
+    assert found["mean"] == 0.5
+    assert found["classes"]["liver"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert found["classes"]["spleen"] == {"mean": None, "low": None, "high": None}
+
+
+def test_a_gain_is_claimed_only_where_draws_agree() -> None:
+    scratch = np.full((4, 20), 0.5) + np.linspace(0, 0.01, 20)
+    steady = difference(scratch, scratch + 0.05)
+    torn = difference(scratch, scratch + np.array([[0.4], [-0.1], [-0.1], [0.0]]))
+    assert steady["verdict"] == "gain"
+    assert "over 20 subjects and 4 label draws: a gain" in steady["sentence"]
+    assert torn["gain"] == pytest.approx(0.05)
+    assert torn["verdict"] == "none"
+    assert torn["p"] < 0.001  # the cases alone would have claimed it
+    assert "no difference can be claimed" in torn["sentence"]
+    assert "this one draw does not show how much draws vary" in difference(scratch[:1], scratch[:1] + 0.05)["sentence"]
+
+
+def test_not_worse_with_all_labels_needs_the_interval() -> None:
+    scratch = np.full((2, 20), 0.8)
+    assert difference(scratch, scratch - 0.002, all_labels=True)["not_worse"] is True
+    assert difference(scratch, scratch - 0.02, all_labels=True)["not_worse"] is False
+    assert difference(scratch[:, :5], scratch[:, :5], all_labels=True)["not_worse"] is False
+    assert "not_worse" not in difference(scratch, scratch)
+
+
+def test_the_share_of_the_gap_that_is_closed() -> None:
+    rng = np.random.default_rng(4)
+    scratch = 0.5 + rng.normal(0, 0.02, (8, 30))
+    found = gap_closed(scratch, scratch + 0.15 + rng.normal(0, 0.01, (8, 30)), np.full((8, 30), 0.8))
+    assert found["share"] == pytest.approx(0.5, abs=0.02)
+    assert 0.45 < found["low"] < found["share"] < found["high"] < 0.55
+    assert "of the gap to all labels closed, 95 % interval" in found["sentence"]
+
+
+def test_a_gap_that_cannot_be_claimed_has_no_share() -> None:
+    rng = np.random.default_rng(5)
+    scratch = 0.8 + rng.normal(0, 0.02, (3, 20))
+    found = gap_closed(scratch, scratch + 0.1, 0.801 + rng.normal(0, 0.02, (3, 20)))
+    assert found["share"] is None
+    assert "no gap can be claimed" in found["sentence"]
+
+
+def test_iterations_to_the_end_of_scratch() -> None:
+    scratch = {(draw, 0): [(0, 0.0), (50, 0.4), (100, 0.6)] for draw in range(3)}
+    pretrained = {
+        (0, 0): [(0, 0.1), (50, 0.7), (100, 0.8)],
+        (1, 0): [(0, 0.1), (50, 0.5), (100, 0.6)],
+        (2, 0): [(0, 0.1), (50, 0.2), (100, 0.3)],
+    }
+    found = reach(scratch, pretrained)
+    assert (found["reached"], found["runs"], found["median"], found["scratch"]) == (2, 3, 100.0, 100)
+    slow = reach(scratch, {key: [(0, 0.1), (100, 0.2)] for key in pretrained})
+    assert slow["median"] is None
+    assert slow["sentence"] == "reached scratch's final Dice in 0 of 3 runs"
+
+
+def test_curves_are_averaged_over_draws() -> None:
+    curves = {(0, 0): [(0, 0.0), (5, 0.4)], (1, 0): [(0, 0.2), (5, math.nan)]}
+    assert mean_curve(curves) == [[0, 0.1, 0.0, 0.2], [5, 0.4, 0.4, 0.4]]
+
+
+def test_ranks_are_averaged_over_targets_and_shared_by_ties() -> None:
+    found = mean_ranks([{"scratch": 0.2, "a": 0.5, "b": 0.5}, {"scratch": 0.9, "a": 0.5, "b": 0.4}])
+    assert found == {"scratch": 2.0, "a": 1.75, "b": 2.25}
+
+
+def test_pretraining_is_compared_with_the_better_schedule() -> None:
+    assert better_control({"scratch": 0.7, "scratch_longer": 0.8, "a": 0.9}) == "scratch_longer"
+    assert better_control({"scratch": 0.7, "a": 0.9}) == "scratch"

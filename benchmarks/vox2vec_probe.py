@@ -89,7 +89,7 @@ def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
     method = Vox2Vec(config, PlanNetworks(architecture, world.plan, data)).train()
     spec, needs = Vox2Vec.views(config, world.plan, data), Vox2Vec.needs(config)
     runner = StepRunner(method, recipe=recipe, schedule=Schedule(recipe), device=torch.device("cpu"))
-    before = probe(method.unet, world)
+    before = probe(method.network, world)
     started = time.perf_counter()
     seen = []
     for index in range(recipe.total_steps):
@@ -103,7 +103,7 @@ def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
     found |= {f"{name}_last": float(np.mean([one[name] for one in last])) for name in ("loss", "loss/retrieval")}
     voxels = seen[0]["loss/voxels"] * row.batch_size
     chance = {"chance": float(np.log(2 * voxels - 1))}
-    return found | chance | {"probe_before": before, "probe": probe(method.unet, world), "seconds": seconds}
+    return found | chance | {"probe_before": before, "probe": probe(method.network, world), "seconds": seconds}
 
 
 def main() -> None:

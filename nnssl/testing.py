@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from nnssl.blocks.collectives import BatchNorm
 from nnssl.blocks.deferred import Deferred, commit_all
 from nnssl.encoders.factory import PlanNetworks
+from nnssl.encoders.other import OtherNetwork
 from nnssl.engine.plan import check_views
 from nnssl.errors import NnsslError, PluginError
 from nnssl.method import Batch, Losses, Method, View
@@ -297,6 +298,10 @@ class _Kit:
     def exports_networks_of_the_plan(self) -> None:
         """Every promised tensor has its place in a fresh network of nnU-Net."""
         exported = self.fresh().export_network()
+        if isinstance(exported.encoder, OtherNetwork):
+            if exported.decoder is not None or exported.variants:
+                raise self.broken("export_network() with a network of networks.other() must hold nothing besides it.")
+            return
         choices = {"encoder and decoder": (exported.encoder, exported.decoder), **exported.variants}
         for choice, (encoder, unet) in choices.items():
             theirs = build_network(self.networks.architecture, channels=self.networks.plan.channels, classes=2)

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnssl.views.spec import Size
-
 
 @dataclass(frozen=True)
 class SharedVoxels:
@@ -34,7 +32,7 @@ def crop_starts(to_source: Tensor) -> Tensor:
     return to_source[..., :3, 3].round().long()
 
 
-def body_voxels(lattice: Mapping[str, Tensor], start: Tensor, size: Size) -> Tensor:
+def body_voxels(lattice: Mapping[str, Tensor], start: Tensor, size: Sequence[int]) -> Tensor:
     """(D, H, W) bool: which voxels of a crop belong to the body, by the lattice point of the cell they lie in.
 
     Args:
@@ -79,7 +77,7 @@ def shared_voxels(starts: Tensor, usable: Tensor, score: Tensor, count: int) -> 
     return SharedVoxels(first, second, counted)
 
 
-def pyramid_vectors(maps: Sequence[Tensor], strides: Sequence[Size], points: Tensor) -> Tensor:
+def pyramid_vectors(maps: Sequence[Tensor], strides: Sequence[Sequence[int]], points: Tensor) -> Tensor:
     """(B, M, sum of C_k): the values of all maps' cells that hold a voxel, side by side; f(v) = concat_k F_k[v // s_k].
 
     Args:

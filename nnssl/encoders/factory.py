@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from nnssl.blocks.ema import EMATeacher, Momentum
+from nnssl.encoders.other import OtherNetwork, build_other
 from nnssl.encoders.pyramid import PlanEncoder, PlanUNet
-from nnssl.errors import PlanError, PluginError
+from nnssl.errors import PlanError
 from nnssl.method import DataInfo, PlanInfo
 from nnssl.nnunet import build_network
 
@@ -61,7 +62,7 @@ class PlanNetworks:
     def _finished(self, module: nn.Module) -> nn.Module:
         """`module`, its pyramids compiled in place where that was asked for."""
         if self.compile:
-            if isinstance(module, PlanEncoder | PlanUNet):
+            if isinstance(module, PlanEncoder | PlanUNet | OtherNetwork):
                 module.compile()
             else:
                 for child in module.children():
@@ -81,12 +82,9 @@ class PlanNetworks:
         return self._finished(EMATeacher(student, momentum=momentum))
 
     def other(self, name: str, **options: Any) -> Any:
-        """A network that is not the plan's.
+        """A network that is not the plan's, by name: "fpn3d" (width, levels); see `nnssl.encoders.other`.
 
         Raises:
-            PluginError: always, so far: none is known.
+            PluginError: no such name, or options it does not take.
         """
-        raise PluginError(
-            f"No network {name!r} (options {sorted(options)}); known besides the plan's own: none. "
-            "Use encoder() or unet(), or build a module of your own in the method."
-        )
+        return self._finished(build_other(name, channels=self.plan.channels, options=options))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nnssl.errors import DataError
 from nnssl.evaluate.tiling import pieces
-from nnssl.export.load import PretrainedEncoder, PretrainedPyramid
+from nnssl.export.load import PretrainedEncoder, PretrainedOther, PretrainedPyramid
 from nnssl.export.read import Weights
 from nnssl.planning.grid import CasePlan, case_plan
 from nnssl.planning.preprocess import OnGrid, onto_grid
@@ -86,7 +86,7 @@ def prepare(files: Sequence[Path], plan: CasePlan) -> OnGrid:
 
 
 def embed(
-    network: PretrainedEncoder | PretrainedPyramid,
+    network: PretrainedEncoder | PretrainedPyramid | PretrainedOther,
     image: Tensor,
     *,
     keep: Collection[int] = (),

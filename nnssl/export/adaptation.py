@@ -68,7 +68,7 @@ def adaptation_plan(network: nn.Module, plans: Mapping[str, Any], configuration:
             "arch_kwargs": plain(architecture["arch_kwargs"]),
             "arch_kwargs_requiring_import": plain(architecture["_kw_requires_import"]),
         },
-        "pretrain_plan": {**_without_configurations(plans), "configurations": {configuration: plain(chosen)}},
+        "pretrain_plan": {**without_configurations(plans), "configurations": {configuration: plain(chosen)}},
         "pretrain_num_input_channels": int(channels),
         "pretrain_patch_size": plain(chosen["patch_size"]),
         "recommended_downstream_patchsize": plain(chosen["patch_size"]),
@@ -78,6 +78,7 @@ def adaptation_plan(network: nn.Module, plans: Mapping[str, Any], configuration:
     }
 
 
-def _without_configurations(plans: Mapping[str, Any]) -> dict[str, Any]:
+def without_configurations(plans: Mapping[str, Any]) -> dict[str, Any]:
+    """A plans file's own keys, in plain values."""
     # `continue_training` is put into the plans by nnU-Net's own command and is no part of them
     return {key: plain(item) for key, item in plans.items() if key not in ("configurations", "continue_training")}

@@ -5,6 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_USE = (
+    "Fine-tune on labelled data set 4, with stock nnU-Net:",
+    "",
+    "    nnssl_plan_like {file} -d 4",
+    "",
+    "It prints the two nnU-Net commands that follow. `torch.load(..., weights_only=True)` reads the file; "
+    "`encoder.safetensors` holds the encoder alone.",
+)
+_USE_OTHER = (
+    "    nnssl_features {file} scan.nii.gz -o features --decoder",
+    "",
+    'In Python: `nnssl.load_pyramid("{file}")`. nnU-Net cannot build this network, so none of its '
+    "trainings can start from it.",
+)
+
 
 def model_card(file: str, about: Mapping[str, Any], citations: Sequence[Mapping[str, Any]], proof: str) -> str:
     """Markdown for people.
@@ -17,15 +32,16 @@ def model_card(file: str, about: Mapping[str, Any], citations: Sequence[Mapping[
     """
     state = "finished run" if about["final"] else "run still going on; these weights will be replaced"
     method = about.get("method") or about.get("trainer") or "self-supervised pretraining"
+    other = about.get("network")
     decoder = "encoder and decoder" if about["transferred"]["decoder"] else "encoder (the decoder starts fresh)"
     lines = [
         f"# {method} on {about['dataset']}",
         "",
-        f"Weights for nnU-Net in `{file}`, from a {state}. {proof}",
+        f"Weights{'' if other else ' for nnU-Net'} in `{file}`, from a {state}. {proof}",
         "",
         "| what | value |",
         "|---|---|",
-        f"| pretrained part | {decoder} |",
+        f"| pretrained part | {f'the whole network {other}' if other else decoder} |",
         f"| plan | {about['plans_name']}, {about['configuration']} |",
         f"| channels | {_channels(about['channel_names'])} |",
         f"| spacing D H W | {_numbers(about['spacing_mm'])} mm |",
@@ -36,12 +52,7 @@ def model_card(file: str, about: Mapping[str, Any], citations: Sequence[Mapping[
         "",
         "## Use",
         "",
-        "Fine-tune on labelled data set 4, with stock nnU-Net:",
-        "",
-        f"    nnssl_plan_like {file} -d 4",
-        "",
-        "It prints the two nnU-Net commands that follow. `torch.load(..., weights_only=True)` reads the file; "
-        "`encoder.safetensors` holds the encoder alone.",
+        *(line.format(file=file) for line in (_USE_OTHER if other else _USE)),
         "",
         "## Limits",
         "",

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from nnssl.atomic import whole_file
+from nnssl.encoders.other import OtherNetwork
 from nnssl.errors import ExportError
 from nnssl.export.adaptation import adaptation_plan, resolved_configuration
 from nnssl.export.card import model_card
+from nnssl.export.other import NOTE, compare, other_content, windowed
 from nnssl.export.plain import plain
 from nnssl.export.proof import fresh_network, prove
 from nnssl.export.provenance import complete_provenance
@@ -38,15 +40,19 @@ class ExportReport:
         encoder_tensors: encoder tensors it promises (nnU-Net's names, aliases included).
         decoder_tensors: decoder tensors it promises; 0 where the decoder is freshly initialised.
         compared: tensors that nnU-Net's loader brought back, each equal to the trained one.
+        other: the network's name where it is none that nnU-Net can build; our own loader compared then.
     """
 
     path: Path
     encoder_tensors: int
     decoder_tensors: int
     compared: int
+    other: str | None = None
 
     def __str__(self) -> str:
         """One sentence for the log."""
+        if self.other is not None:
+            return f"{self.path.name}: {self.compared} tensors of the network {self.other!r}, read back equal; {NOTE}."
         decoder = f"{self.decoder_tensors} decoder tensors" if self.decoder_tensors else "a fresh decoder"
         return (
             f"{self.path.name}: {self.encoder_tensors} encoder tensors and {decoder}; nnU-Net's own loader brought "
@@ -89,6 +95,19 @@ def publish(
     """
     path = Path(path)
     encoder, decoder = _chosen(exported, which)
+    run = {"seed": seed, "final": final, "which": which, "raw_window": exported.raw_window}
+    if isinstance(encoder, OtherNetwork):
+        run |= {
+            "transferred": {"encoder": len(encoder.state_dict()), "decoder": 0},
+            "network": {"name": encoder.name, **encoder.options},
+        }
+        plans = windowed(plans, exported.raw_window)
+        about = complete_provenance(
+            provenance, plans=plans, configuration=configuration, dataset_json=dataset_json, run=run
+        )
+        content = other_content(encoder, plans, configuration, channels)
+        told = {"citations": plain(list(citations), where="citations"), "provenance": about}
+        return _publish_other(path, encoder, {**content, **told})
     architecture = resolved_configuration(plans, configuration)["architecture"]
     network = fresh_network(architecture, channels=channels, classes=CLASSES, seed=seed)
     promised = _fill(network, encoder, decoder)
@@ -98,7 +117,7 @@ def publish(
         plans=plans,
         configuration=configuration,
         dataset_json=dataset_json,
-        run={"seed": seed, "final": final, "which": which, "transferred": counts},
+        run={**run, "transferred": counts},
     )
     content = {
         "network_weights": network.state_dict(),
@@ -119,6 +138,20 @@ def publish(
     write_encoder(path.with_name(ENCODER_FILE), network.state_dict(), about, content["nnssl_adaptation_plan"])
     with whole_file(path.with_name(CARD_FILE)) as temporary:
         temporary.write_text(model_card(path.name, about, content["citations"], str(report)), encoding="utf-8")
+    return report
+
+
+def _publish_other(path: Path, network: OtherNetwork, content: Mapping[str, Any]) -> ExportReport:
+    """The same for a network that nnU-Net cannot build: proven by our own loader, and without an encoder's file."""
+    from nnssl.export.sources import read_any
+
+    with whole_file(path) as temporary:
+        save(content, temporary)
+        compared = compare(network, read_any(temporary))
+    report = ExportReport(path=path, encoder_tensors=compared, decoder_tensors=0, compared=compared, other=network.name)
+    with whole_file(path.with_name(CARD_FILE)) as temporary:
+        card = model_card(path.name, content["provenance"], content["citations"], str(report))
+        temporary.write_text(card, encoding="utf-8")
     return report
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nnssl.encoders.factory import SUPPORTED
+from nnssl.encoders.other import OtherNetwork
 from nnssl.encoders.pyramid import PlanEncoder, PlanUNet
 from nnssl.errors import DataError, ExportError
 from nnssl.export.fit import fit
 from nnssl.export.fitted import has_decoder
+from nnssl.export.other import NOTE, is_other, load_other
 from nnssl.export.proof import fresh_network
 from nnssl.export.read import Weights
 from nnssl.export.sources import read_any
@@ -82,6 +84,21 @@ class PretrainedPyramid(Described, PlanUNet):
     """A U-Net without segmentation layers: (N, C, D, H, W) to decoder maps, finest first, the bottleneck last."""
 
 
+class PretrainedOther(Described, nn.Module):
+    """A network that nnU-Net does not know, such as vox2vec's FPN3d: (N, C, D, H, W) to its maps, finest first."""
+
+    def __init__(self, network: OtherNetwork) -> None:
+        super().__init__()
+        self.network = network
+        self.channels = network.channels
+        self.strides = network.strides
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Feature maps of (N, C, D, H, W), finest first."""
+        maps: list[Tensor] = self.network(image)
+        return maps
+
+
 def load_encoder(path: str | Path, *, which: str = "default") -> PretrainedEncoder:
     """The pretrained encoder, in eval mode on the CPU; its parameters can be trained.
 
@@ -103,14 +120,18 @@ def load_encoder(path: str | Path, *, which: str = "default") -> PretrainedEncod
     return made.eval()
 
 
-def load_pyramid(path: str | Path, *, which: str = "default") -> PretrainedPyramid:
-    """The pretrained U-Net up to its segmentation layers, in eval mode on the CPU.
+def load_pyramid(path: str | Path, *, which: str = "default") -> PretrainedPyramid | PretrainedOther:
+    """The pretrained U-Net up to its segmentation layers, or the network that is none, in eval mode on the CPU.
 
     Raises:
         DataError: the file cannot be read, or holds no trained decoder.
         ExportError: it is not one of nnU-Net's convolutional U-Nets, or not complete.
     """
     weights = read_any(path, which=which)
+    if is_other(weights):
+        other = PretrainedOther(load_other(weights))
+        other.weights = weights
+        return other.eval()
     if not has_decoder(weights):
         raise DataError(
             f"{weights.path} holds no trained decoder. Use nnssl.load_encoder, which gives the stages' maps."
@@ -125,7 +146,8 @@ def _loaded(weights: Weights, parts: tuple[str, ...]) -> nn.Module:
     architecture = weights.architecture
     name = str(architecture["network_class_name"])
     if name.rsplit(".", 1)[-1] not in SUPPORTED:
-        raise ExportError(f"{weights.path} holds a {name}; only {' and '.join(SUPPORTED)} can be loaded.")
+        more = f" {NOTE[0].upper()}{NOTE[1:]}." if is_other(weights) else ""
+        raise ExportError(f"{weights.path} holds a {name}; only {' and '.join(SUPPORTED)} can be loaded.{more}")
     try:
         network = fresh_network(architecture, channels=weights.channels, classes=1, seed=0)
     except (ImportError, TypeError, KeyError, ValueError) as error:

@@ -24,7 +24,7 @@ from nnssl.method import Batch, DataInfo, Exported, Features, Losses, Method, Ne
 from nnssl.needs import BodyMask
 from nnssl.views.intensity.apply import apply_fixed
 from nnssl_vox2vec import PAPER
-from nnssl_vox2vec.views import GROUP, usual_window, view_spec
+from nnssl_vox2vec.views import GROUP, is_ct, usual_window, view_spec
 
 Range = tuple[float, float]
 
@@ -36,6 +36,8 @@ class Vox2VecConfig:
     Attributes:
         voxels: most positives of a pair of crops; published 1024.
         pairs_per_volume: pairs of crops from each volume of a batch; 1 (published text), all of them in its code.
+        network: `plan` for nnU-Net's own, which transfers; `fpn3d` for the published one, which nnU-Net cannot take.
+        fpn_width, fpn_levels: of `fpn3d`; published 16 and 6.
         loss: `ntxent` (published) or `vicreg`, its variant.
         temperature: tau of NT-Xent; published 0.1.
         weights: of VICReg's invariance, variance and covariance; published 25, 25, 1.
@@ -57,6 +59,9 @@ class Vox2VecConfig:
 
     voxels: int = 1024
     pairs_per_volume: int = 1
+    network: Literal["plan", "fpn3d"] = "plan"
+    fpn_width: int = 16
+    fpn_levels: int = 6
     loss: Literal["ntxent", "vicreg"] = "ntxent"
     temperature: float = 0.1
     weights: tuple[float, float, float] = (25.0, 25.0, 1.0)
@@ -108,7 +113,12 @@ class Projector(nn.Module):
 
 
 class Vox2Vec(Method):
-    """Contrastive learning of voxels; encoder and decoder both transfer."""
+    """Contrastive learning of voxels; encoder and decoder both transfer.
+
+    Attributes:
+        network: the pyramid network, nnU-Net's U-Net or an FPN3d.
+        projector: g.
+    """
 
     PAPER = PAPER
     Config = Vox2VecConfig
@@ -126,10 +136,14 @@ class Vox2Vec(Method):
 
     def __init__(self, config: Vox2VecConfig, networks: Networks) -> None:
         super().__init__(config, networks)
-        self.unet = networks.unet()
-        width = sum(self.unet.channels)
+        if config.network == "plan":
+            self.network = networks.unet()
+        else:
+            self.network = networks.other("fpn3d", width=config.fpn_width, levels=config.fpn_levels)
+        width = sum(self.network.channels)
         out = config.projection or (128 if config.loss == "ntxent" else 8192)
         self.projector = Projector(width, hidden=config.hidden or width, out=out)
+        self.hounsfield = is_ct(networks.data.modality)
         self.window = usual_window(config, networks.data.modality)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
@@ -137,16 +151,22 @@ class Vox2Vec(Method):
         shared = self._positives(batch, step)
         counted = shared.counted.flatten()
         image = batch.views[GROUP].image
-        maps = self.unet(image.flatten(0, 1))
-        by_view = [[one.reshape(*image.shape[:2], *one.shape[1:])[:, view] for one in maps] for view in range(2)]
+        by_view = self._maps(image)
         # Eq. 2: f(v) = concat_k F_k[v // s_k], s_k the cumulative stride of level k on each axis
         vectors = [
-            pyramid_vectors(levels, self.unet.strides, points).flatten(0, 1)
+            pyramid_vectors(levels, self.network.strides, points).flatten(0, 1)
             for levels, points in zip(by_view, (shared.first, shared.second), strict=True)
         ]
         # Eq. 3: z = g(f) / |g(f)|; one call a view, whose batch norm sees that view alone, as published
         answers = [wide(self.projector(vector, counted)) for vector in vectors]
         return self._losses(answers, shared, step)
+
+    def _maps(self, image: Tensor) -> list[list[Tensor]]:
+        """The pyramids (B, C_k, d_k, h_k, w_k) of both views of (B, 2, C, D, H, W)."""
+        if self.config.network == "fpn3d":  # whose batch norm sees one view at a time, as published
+            return [self.network(image[:, view]) for view in range(2)]
+        maps = self.network(image.flatten(0, 1))
+        return [[one.reshape(*image.shape[:2], *one.shape[1:])[:, view] for one in maps] for view in range(2)]
 
     def _positives(self, batch: Batch, step: Step) -> SharedVoxels:
         """Eq. 1: up to m body voxels of the two crops' intersection, without replacement."""
@@ -186,12 +206,15 @@ class Vox2Vec(Method):
 
     def features(self, image: Tensor) -> Features:
         """All decoder levels and the bottleneck of raw images in the usual window; their means side by side."""
-        maps = self.unet(apply_fixed(self.window, image))
+        maps = self.network(apply_fixed(self.window, image))
         return Features(pyramid=tuple(maps), vector=torch.cat([pool(one) for one in maps], dim=1))
 
     def export_network(self) -> Exported:
-        """Encoder and decoder."""
-        return Exported(encoder=self.unet.encoder, decoder=self.unet)
+        """Encoder and decoder; an FPN3d as a whole."""
+        window = self.config.window if self.hounsfield else None
+        if self.config.network == "fpn3d":
+            return Exported(encoder=self.network, raw_window=window)
+        return Exported(encoder=self.network.encoder, decoder=self.network, raw_window=window)
 
 
 def _retrieval(units: list[Tensor], counted: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING
 
 from nnssl.errors import PlanError
@@ -24,7 +23,15 @@ def view_spec(config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec
     Raises:
         PlanError: the plan or the data do not allow the views.
     """
-    size = _published_size(plan, data) if config.published_views else _planned_size(config, plan, data)
+    if config.network == "fpn3d" and not is_ct(data.modality):
+        raise PlanError(
+            f"The network fpn3d is for CT in Hounsfield units, which its file tells how to window; the channels are "
+            f"{data.modality}. Use --set method.network=plan, which takes any modality."
+        )
+    if config.published_views:
+        size = _published_size(plan, data)
+    else:
+        size = plan.fit_view(limit=data.shape_quantiles[10], most_voxels=config.view_voxels)
     group = ViewGroup(
         name=GROUP,
         count=2,
@@ -39,19 +46,6 @@ def view_spec(config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec
 def usual_window(config: Vox2VecConfig, modality: tuple[str, ...]) -> IntensityOp:
     """The window without chance, to [0, 1]: what the network sees outside of training."""
     return _window(config, modality, chance=0.0)
-
-
-def _planned_size(config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> Size:
-    """The plan's patch, bounded by nine of ten cases and by the number of voxels, always a multiple of the strides.
-
-    What is too much is taken off the axis with the most cells at the deepest stage, one cell at a time.
-    """
-    stride = plan.total_stride
-    cells = [side // step for side, step in zip(plan.fit_view(limit=data.shape_quantiles[10]), stride, strict=True)]
-    while prod(cells) * prod(stride) > config.view_voxels and max(cells) > 2:
-        cells[cells.index(max(cells))] -= 1
-    d, h, w = (count * step for count, step in zip(cells, stride, strict=True))
-    return plan.fit_view(limit=(d, h, w), wanted=(d, h, w))
 
 
 def _published_size(plan: PlanInfo, data: DataInfo) -> Size:

@@ -197,6 +197,7 @@ def _rank_main(index: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.pipeline
 def test_two_ranks_with_unequal_counts_have_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

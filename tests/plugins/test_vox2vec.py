@@ -56,8 +56,7 @@ def loss_of(method: Vox2Vec, batch: Batch, dtype: torch.dtype = torch.float32) -
 # ------------------------------------------------------------------------------------------------ the contract
 
 
-# every pair of (network, strides), (network, channels), ... occurs
-@pytest.mark.parametrize("plan", [PLANS[i] for i in (0, 7, 10, 13, 5)])
+@pytest.mark.parametrize("plan", [PLANS[0], PLANS[7], PLANS[13]])
 def test_vox2vec_keeps_the_contract(plan: dict[str, Any]) -> None:
     check_method(Vox2Vec, SMALL, networks=lambda: world(**plan))
 
@@ -71,10 +70,10 @@ def test_it_runs_on_every_plan_and_both_halves_reach_nnunet(plan: dict[str, Any]
     networks = world(**plan)
     method, batch = build(networks=networks)
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3, weight_decay=0.1)
-    before = {name: value.clone() for name, value in method.unet.state_dict().items()}
+    before = {name: value.clone() for name, value in method.network.state_dict().items()}
     loss_of(method, batch).total.backward()
     optimizer.step()
-    after = method.unet.state_dict()
+    after = method.network.state_dict()
     # a bias in front of a norm changes nothing and has no gradient to speak of
     weights = [name for name in before if name.endswith("weight")]
     assert weights and [name for name in weights if torch.equal(before[name], after[name])] == []
@@ -87,7 +86,7 @@ def test_it_runs_on_every_plan_and_both_halves_reach_nnunet(plan: dict[str, Any]
     assert not missing.unexpected_keys
     image = batch.views[GROUP].image[:, 0]
     with torch.no_grad():
-        for ours, found in zip(method.unet(image), PlanUNet(theirs)(image), strict=True):
+        for ours, found in zip(method.network(image), PlanUNet(theirs)(image), strict=True):
             assert torch.equal(ours, found)
 
 
@@ -149,7 +148,7 @@ def naive_voxel_vectors(method: Vox2Vec, maps: list[Tensor], points: Tensor) -> 
     rows = []
     for point in points.tolist():
         row: list[float] = []
-        for level, stride in zip(maps, method.unet.strides, strict=True):
+        for level, stride in zip(maps, method.network.strides, strict=True):
             d, h, w = (p // s for p, s in zip(point, stride, strict=True))
             row += level[:, d, h, w].tolist()
         rows.append(row)
@@ -179,7 +178,7 @@ def test_the_loss_is_that_of_a_naive_loop(plan: dict[str, Any]) -> None:
         for view, points in enumerate((shared.first, shared.second)):
             rows: list[list[float]] = []
             for sample in range(3):
-                maps = [one[0] for one in method.unet(batch.views[GROUP].image[sample, view][None])]
+                maps = [one[0] for one in method.network(batch.views[GROUP].image[sample, view][None])]
                 rows += naive_voxel_vectors(method, maps, points[sample][shared.counted[sample]])
             z.append(naive_projection(method, rows))
         total = 0.0
@@ -226,7 +225,7 @@ def test_rows_at_a_time_change_nothing(loss: Any) -> None:
         method, batch = build(replace(SMALL, loss=loss, loss_rows=rows), dtype=torch.float64)
         total = loss_of(method.double(), batch, torch.float64).total
         total.backward()
-        gradient = next(method.unet.parameters()).grad
+        gradient = next(method.network.parameters()).grad
         assert gradient is not None
         found.append((total.item(), gradient))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-12)
@@ -303,7 +302,7 @@ def test_features_see_the_usual_window_whatever_the_training_drew() -> None:
     with torch.no_grad():
         a, b = (method.features(x) for x in (bright, clipped))
     assert torch.equal(a.vector, b.vector)
-    assert a.vector.shape == (2, sum(method.unet.channels))
+    assert a.vector.shape == (2, sum(method.network.channels))
     assert torch.equal(image, kept)
     mr, _ = build(networks=world(modality="t1"))
     with torch.no_grad():  # an MR scanner's unit means nothing

@@ -1,0 +1,117 @@
+"""Weights of networks that are not nnU-Net's: files for `nnssl.load_pyramid` and `nnssl_features`, not for nnU-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnssl.encoders.other import KNOWN, OtherNetwork, build_other
+from nnssl.errors import ExportError
+from nnssl.export.adaptation import resolved_configuration, without_configurations
+from nnssl.export.plain import plain
+from nnssl.export.read import Weights
+from nnssl.export.tensors import ENCODER
+
+NOTE = "nnU-Net cannot build this network; nnssl.load_pyramid and nnssl_features --decoder read the file"
+
+
+def is_other(weights: Weights) -> bool:
+    """Whether a file holds a network that nnU-Net cannot build."""
+    return str(weights.adaptation["architecture_plans"]["arch_class_name"]) in KNOWN
+
+
+def other_content(
+    network: OtherNetwork,
+    plans: Mapping[str, Any],
+    configuration: str,
+    channels: int,
+) -> dict[str, Any]:
+    """`network_weights` and `nnssl_adaptation_plan` of a file for `network`.
+
+    Args:
+        network: the trained network; its tensors are named as an encoder's.
+        plans: the pretraining plans file, `windowed` where the network saw raw values.
+        configuration: which of its configurations was trained.
+        channels: input channels.
+
+    Raises:
+        ExportError: a tensor is not finite.
+    """
+    chosen = resolved_configuration(plans, configuration)
+    chosen.pop("architecture")
+    return {
+        "network_weights": _finite(network),
+        "nnssl_adaptation_plan": {
+            "architecture_plans": {
+                "arch_class_name": network.name,
+                "arch_kwargs": dict(network.options),
+                "arch_kwargs_requiring_import": [],
+            },
+            "pretrain_plan": {
+                **without_configurations(plans),
+                "configurations": {configuration: plain(chosen)},
+            },
+            "pretrain_num_input_channels": int(channels),
+            "recommended_downstream_patchsize": plain(chosen["patch_size"]),
+        },
+    }
+
+
+def windowed(plans: Mapping[str, Any], window: tuple[float, float] | None) -> dict[str, Any]:
+    """Plans whose CTNormalization, clip to percentiles and (x - mean) / std, maps the window to [0, 1].
+
+    So the preparation of images that every reader knows gives what the network saw.
+    """
+    changed = deepcopy(dict(plans))
+    if window is not None:
+        low, high = (float(end) for end in window)
+        middle = (low + high) / 2
+        ends = {"min": low, "max": high, "median": middle, "percentile_00_5": low, "percentile_99_5": high}
+        properties = changed["foreground_intensity_properties_per_channel"]
+        changed["foreground_intensity_properties_per_channel"] = {
+            channel: {**ends, "mean": low, "std": high - low} for channel in properties
+        }
+    return changed
+
+
+def load_other(weights: Weights) -> OtherNetwork:
+    """The network of a file, with every tensor from it.
+
+    Raises:
+        ExportError: a tensor is missing, not known or of another shape.
+    """
+    about = weights.adaptation["architecture_plans"]
+    network = build_other(
+        str(about["arch_class_name"]), channels=weights.channels, options=dict(about["arch_kwargs"] or {})
+    )
+    tensors = {name.removeprefix(ENCODER): value for name, value in weights.tensors.items()}
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ExportError(f"{weights.path} does not hold what it says: {error}") from error
+    return network
+
+
+def compare(network: OtherNetwork, weights: Weights) -> int:
+    """How many tensors came back, each equal to the trained one.
+
+    Raises:
+        ExportError: one did not.
+    """
+    trained, found = _finite(network), load_other(weights).state_dict()
+    wrong = [name for name, value in trained.items() if not torch.equal(value, found[name.removeprefix(ENCODER)])]
+    if wrong:
+        raise ExportError(f"{len(wrong)} tensors of {weights.path} did not come back as written, first {wrong[0]}.")
+    return len(trained)
+
+
+def _finite(network: OtherNetwork) -> dict[str, Tensor]:
+    tensors = {f"{ENCODER}{name}": value.detach().cpu() for name, value in network.state_dict().items()}
+    bad = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+    if bad:
+        raise ExportError(f"{len(bad)} tensors are not finite, first {bad[0]}; nothing was written.")
+    return tensors

@@ -77,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("-np", type=int, default=2, metavar="N", help="cases worked on at a time (default 2)")
     add("--skip_bad", action="store_true", help="leave out cases that cannot be used and end with success")
+    add(
+        "--accept",
+        nargs="+",
+        default=[],
+        metavar="REASON",
+        help="use cases all the same that were refused as REASON: near_empty, label_map, ct_not_hu",
+    )
     add("--part", metavar="I/N", help="every N-th case from the I-th on, for array jobs; needs the plans file")
     add("--clean", action="store_true", help="delete what was planned and preprocessed under this name, begin anew")
     return parser
@@ -130,7 +137,7 @@ def _run(arguments: argparse.Namespace) -> int:
     required = of_trainers(arguments.trainers, arguments.preset)
     if required.plan is not None and arguments.overwrite_target_spacing:
         raise UsageError(
-            f"The preset brings its own plan with voxels of {required.plan.spacing_mm:g} mm; leave "
+            f"The preset brings its own plan with voxels of {required.plan.spacing_words}; leave "
             f"-overwrite_target_spacing away, or use another preset."
         )
     bad: dict[str, str] = {}
@@ -152,10 +159,11 @@ def _run(arguments: argparse.Namespace) -> int:
 def _one_dataset(arguments: argparse.Namespace, name: str, where: Folders, required: Required) -> dict[str, str]:
     """Plan and preprocess one data set; returns {case: why it was left out}."""
     from nnssl.planning.cases import read_raw_dataset
+    from nnssl.planning.checks import checked_judgements
     from nnssl.planning.folder import preprocess_folder
     from nnssl.planning.grid import case_plan
 
-    dataset = read_raw_dataset(name, where)
+    dataset = read_raw_dataset(name, where, accepted=checked_judgements(arguments.accept))
     for note in dataset.notes:
         _say(f"Warning: {note}")
     bad = dict(dataset.malformed)

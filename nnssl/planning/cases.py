@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,25 @@ from typing import Any
 from nnssl.errors import DataError
 from nnssl.paths import Folders
 
+ACCEPTED = "nnssl_accepted"  # key of dataset.json: {case: [names of reasons]}, written by nnssl_ingest --accept
 _EXAMPLE = '{"channel_names": {"0": "CT"}, "labels": {"background": 0}, "numTraining": 100, "file_ending": ".nii.gz"}'
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawFiles:
-    """The files of one case, one per channel, in order."""
+    """The files of one case, one per channel, in order.
+
+    Attributes:
+        case_id: its name.
+        files: one a channel.
+        subject: who was scanned.
+        accepted: names of reasons (planning/refusal.py) that do not speak against it.
+    """
 
     case_id: str
     files: tuple[Path, ...]
     subject: str
+    accepted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +57,13 @@ class RawDataset:
     notes: tuple[str, ...] = ()
 
 
-def read_raw_dataset(name: str, where: Folders) -> RawDataset:
+def read_raw_dataset(name: str, where: Folders, *, accepted: Collection[str] = ()) -> RawDataset:
     """List the cases of a data set: imagesTr, and imagesTs if present; or dataset.json's own `dataset` list.
+
+    Args:
+        name: "Dataset745_Thorax".
+        where: nnU-Net's folders.
+        accepted: names of reasons that speak against no case, besides those that dataset.json accepts for some.
 
     Raises:
         DataError: folder, dataset.json or images are missing, or dataset.json lacks something.
@@ -69,7 +83,14 @@ def read_raw_dataset(name: str, where: Folders) -> RawDataset:
             )
         elif len(files) == len(modality) and None not in files:
             paths = tuple(file for file in files if file is not None)
-            cases.append(RawFiles(case_id=case_id, files=paths, subject=str(subjects.get(case_id, case_id))))
+            cases.append(
+                RawFiles(
+                    case_id=case_id,
+                    files=paths,
+                    subject=str(subjects.get(case_id, case_id)),
+                    accepted=frozenset(accepted) | frozenset(description.get(ACCEPTED, {}).get(case_id, ())),
+                )
+            )
         else:
             malformed[case_id] = _wrong_channels(folder, case_id, files, description)
     if not cases and not malformed:
@@ -118,6 +139,13 @@ def _description(folder: Path) -> dict[str, Any]:
     subjects = content.get("subjects", {})
     if not isinstance(subjects, dict) or not all(isinstance(subject, (str, int)) for subject in subjects.values()):
         raise DataError(f'"subjects" in {file} must map case names to subjects: {{"case_01": "anna", ...}}.')
+    accepted = content.get(ACCEPTED, {})
+    if not isinstance(accepted, dict) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in accepted.values()
+    ):
+        raise DataError(
+            f'"{ACCEPTED}" in {file} must map case names to lists of reasons: {{"case_01": ["label_map"]}}.'
+        )
     return content
 
 

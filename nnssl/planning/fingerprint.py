@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from nnssl.planning.bodymask import foreground
 from nnssl.planning.cases import RawFiles
+from nnssl.planning.checks import check_values
 from nnssl.planning.cropping import crop, nonzero_box
 from nnssl.planning.reading import read_image
 
@@ -58,6 +59,7 @@ def case_statistics(case: RawFiles, modality: Sequence[str], reader: str, sample
         DataError: the case cannot be used.
     """
     image = read_image(case.files, reader)
+    check_values(case.case_id, image.data, modality, case.accepted)
     cropped = crop(image.data, nonzero_box(image.data))
     stride = _lattice_stride(cropped.shape[1:])
     lattice = cropped[:, :: stride[0], :: stride[1], :: stride[2]]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnssl.errors import DataError
+from nnssl.planning.refusal import Refused
 
 _GZIP = b"\x1f\x8b"
 _BLOCK = 1 << 20
@@ -52,7 +52,7 @@ def read_nifti(path: Path) -> NiftiImage:
     """Read and check one file.
 
     Raises:
-        DataError: truncated, damaged, not NIfTI, not one 3D scalar volume, or without a usable orientation.
+        Refused: truncated, damaged, not NIfTI, not one 3D scalar volume, or without a usable orientation.
     """
     digest = hashlib.sha256()
     blocks = _content(path, digest)
@@ -90,8 +90,8 @@ def _content(path: Path, digest: Any) -> Iterator[bytes]:
             try:
                 content = member.decompress(block)
             except zlib.error as error:
-                raise DataError(
-                    f"{path} is damaged: its compressed data fail the check ({error}). Copy it again."
+                raise Refused(
+                    "damaged", f"{path} is damaged: its compressed data fail the check ({error}). Copy it again."
                 ) from error
             digest.update(content)
             yield content
@@ -105,7 +105,7 @@ def _content(path: Path, digest: Any) -> Iterator[bytes]:
                 break
             member = zlib.decompressobj(wbits=31)  # a file may consist of several gzip members
         if not member.eof:
-            raise DataError(f"{path} is truncated: its compressed data end early. Copy it again.")
+            raise Refused("truncated", f"{path} is truncated: its compressed data end early. Copy it again.")
 
 
 def _header(path: Path, start: bytes) -> Any:
@@ -118,11 +118,15 @@ def _header(path: Path, start: bytes) -> Any:
     kinds = {348: Nifti1Header, 540: Nifti2Header}
     kind = next((kinds[number] for number in kinds if number in size), None)
     if kind is None or len(start) < kind.template_dtype.itemsize:
-        raise DataError(f"{path} is not a NIfTI file: it does not begin with a NIfTI header. Is the name right?")
+        raise Refused(
+            "damaged", f"{path} is not a NIfTI file: it does not begin with a NIfTI header. Is the name right?"
+        )
     try:
         return kind(start[: kind.template_dtype.itemsize], check=False)  # type: ignore[no-untyped-call]
     except (HeaderDataError, WrapStructError, ValueError) as error:
-        raise DataError(f"The header of {path} is damaged ({error}). Copy or convert the file again.") from error
+        raise Refused(
+            "damaged", f"The header of {path} is damaged ({error}). Copy or convert the file again."
+        ) from error
 
 
 def _volume_shape(path: Path, header: Any) -> tuple[int, int, int]:
@@ -131,48 +135,56 @@ def _volume_shape(path: Path, header: Any) -> tuple[int, int, int]:
     kind = {32: "complex", 1792: "complex", 2048: "complex", 128: "an RGB", 2304: "an RGBA"}.get(code)
     if kind is not None:
         article = "a complex" if kind == "complex" else kind
-        raise DataError(
-            f"{path} is {article} image; one number per voxel is needed. Convert it to a scalar image first."
+        raise Refused(
+            "complex_values" if kind == "complex" else "colour",
+            f"{path} is {article} image; one number per voxel is needed. Convert it to a scalar image first.",
         )
     try:
         sides = [int(side) for side in header.get_data_shape()]
         header.get_data_dtype()
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"The header of {path} is damaged ({error}). Copy or convert the file again.") from error
+        raise Refused(
+            "damaged", f"The header of {path} is damaged ({error}). Copy or convert the file again."
+        ) from error
     text = "x".join(map(str, sides))
     if len(sides) > 3 and max(sides[3:]) > 1:
-        raise DataError(
+        raise Refused(
+            "four_dimensional",
             f"{path} has {len(sides)} dimensions ({text}); a file must hold one 3D volume. Split it: time points into "
-            f"cases, channels into files CASE_0000, CASE_0001, ..."
+            f"cases, channels into files CASE_0000, CASE_0001, ...",
         )
     sides = sides[:3]
     if len(sides) < 3 or min(sides) < 2:
-        raise DataError(
-            f"{path} is a single slice ({text} voxels); 3D volumes are needed. Remove it from the data set."
+        raise Refused(
+            "single_slice",
+            f"{path} is a single slice ({text} voxels); 3D volumes are needed. Remove it from the data set.",
         )
     return sides[0], sides[1], sides[2]
 
 
 def _checked_affine(path: Path, header: Any) -> npt.NDArray[np.float64]:
     if int(header["qform_code"]) <= 0 and int(header["sform_code"]) <= 0:
-        raise DataError(
+        raise Refused(
+            "no_orientation",
             f"{path} does not say how it lies in space (qform and sform codes are 0). Convert it again from its "
-            f"source, or set the codes if you know the orientation."
+            f"source, or set the codes if you know the orientation.",
         )
     affine = np.asarray(header.get_best_affine(), np.float64)
     axes = affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     sides = np.array([*lengths, *np.abs(header.get_zooms()[:3])])
     if not (np.isfinite(affine).all() and np.isfinite(sides).all() and sides.min() > 0):
-        raise DataError(
-            f"{path} has an orientation matrix with a voxel size of 0 or NaN. Convert it again from its source."
+        raise Refused(
+            "damaged",
+            f"{path} has an orientation matrix with a voxel size of 0 or NaN. Convert it again from its source.",
         )
     cosines = np.abs(axes.T @ axes / np.outer(lengths, lengths) - np.eye(3))
     if cosines.max() > _SHEAR:
         degrees = np.degrees(np.arcsin(min(1.0, float(cosines.max()))))
-        raise DataError(
+        raise Refused(
+            "sheared",
             f"{path} has a sheared orientation matrix (axes up to {degrees:.1f} degrees from a right angle, as with CT "
-            f"gantry tilt). Resample it to a rectangular grid first."
+            f"gantry tilt). Resample it to a rectangular grid first.",
         )
     return affine
 
@@ -183,13 +195,17 @@ def _voxel_bytes(
     """(D, H, W) in the stored dtype; reads `blocks` to their end, so that the checksum is checked."""
     dtype = header.get_data_dtype()
     if not np.isfinite(header["vox_offset"]):
-        raise DataError(f"The header of {path} is damaged (vox_offset is no number). Copy or convert the file again.")
+        raise Refused(
+            "damaged", f"The header of {path} is damaged (vox_offset is no number). Copy or convert the file again."
+        )
     offset = max(int(header["vox_offset"]), header.template_dtype.itemsize)
     size = shape[0] * shape[1] * shape[2] * dtype.itemsize
     try:
         buffer = np.empty(size, np.uint8)
     except (MemoryError, ValueError) as error:
-        raise DataError(f"The header of {path} claims {size} bytes of voxels, more than memory holds.") from error
+        raise Refused(
+            "damaged", f"The header of {path} claims {size} bytes of voxels, more than memory holds."
+        ) from error
     filled, position = 0, 0
 
     def take(block: bytes) -> None:
@@ -203,8 +219,9 @@ def _voxel_bytes(
     for block in blocks:
         take(block)
     if filled < size:
-        raise DataError(
-            f"{path} is truncated: its header needs {size} bytes of voxels, it has {filled}. Copy it again."
+        raise Refused(
+            "truncated",
+            f"{path} is truncated: its header needs {size} bytes of voxels, it has {filled}. Copy it again.",
         )
     voxels: npt.NDArray[Any] = buffer.view(dtype).reshape(shape[::-1])
     return voxels

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnssl.errors import DataError
 from nnssl.planning.nifti import NiftiImage, is_nifti, read_nifti
+from nnssl.planning.refusal import Refused
 
 Affine = npt.NDArray[np.float64]
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -53,7 +53,7 @@ def read_image(files: Sequence[Path], reader: str) -> Image:
         reader: nnU-Net's reader class as the plans file names it ("SimpleITKIO").
 
     Raises:
-        DataError: a file cannot be read or used; the message names it.
+        Refused: a file cannot be read or used; the message names it.
     """
     channels = [_read_channel(file, reader) for file in files]
     for file, channel in zip(files, channels, strict=True):
@@ -73,7 +73,7 @@ def source_stamp(files: Sequence[Path]) -> str:
 
 def _read_channel(file: Path, reader: str) -> _Channel:
     if not file.is_file():
-        raise DataError(f"{file} is missing.")
+        raise Refused("missing_file", f"{file} is missing.")
     if not is_nifti(file):
         sha256 = hashlib.sha256(file.read_bytes()).digest()
         return _by_itk(file, sha256) if reader == "SimpleITKIO" else _by_nnunet(file, reader, sha256)
@@ -91,13 +91,15 @@ def _itk_geometry(file: Path, image: NiftiImage) -> tuple[tuple[float, float, fl
     import SimpleITK
 
     if image.version == 2:
-        raise DataError(f"{file} is NIfTI-2, which SimpleITK, nnU-Net's reader, cannot read. Convert it to NIfTI-1.")
+        raise Refused(
+            "unreadable", f"{file} is NIfTI-2, which SimpleITK, nnU-Net's reader, cannot read. Convert it to NIfTI-1."
+        )
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(file))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise DataError(f"SimpleITK cannot read the header of {file} ({_last_line(error)}).") from error
+        raise Refused("unreadable", f"SimpleITK cannot read the header of {file} ({_last_line(error)}).") from error
     return _from_itk(reader.GetSpacing()[:3], reader.GetOrigin()[:3], reader.GetDirection())
 
 
@@ -123,14 +125,21 @@ def _by_itk(file: Path, sha256: bytes) -> _Channel:
         text = "x".join(map(str, sides))
         components = reader.GetNumberOfComponents()
         if components != 1:
-            raise DataError(f"{file} has {components} numbers per voxel (RGB, complex or vector); one is needed.")
+            raise Refused(
+                "colour", f"{file} has {components} numbers per voxel (RGB, complex or vector); one is needed."
+            )
         if len(sides) != 3:
-            raise DataError(f"{file} has {len(sides)} dimensions ({text}); a file must hold one 3D volume. Split it.")
+            raise Refused(
+                "four_dimensional",
+                f"{file} has {len(sides)} dimensions ({text}); a file must hold one 3D volume. Split it.",
+            )
         if min(sides) < 2:
-            raise DataError(f"{file} is a single slice ({text} voxels); 3D volumes are needed.")
+            raise Refused("single_slice", f"{file} is a single slice ({text} voxels); 3D volumes are needed.")
         voxels = SimpleITK.GetArrayFromImage(reader.Execute()).astype(np.float32)
     except RuntimeError as error:
-        raise DataError(f"SimpleITK cannot read {file} ({_last_line(error)}). Copy or convert it again.") from error
+        raise Refused(
+            "unreadable", f"SimpleITK cannot read {file} ({_last_line(error)}). Copy or convert it again."
+        ) from error
     spacing, to_world = _from_itk(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
     return _Channel(voxels, spacing, to_world, sha256)
 
@@ -142,9 +151,9 @@ def _by_nnunet(file: Path, reader: str, sha256: bytes) -> _Channel:
     try:
         data, properties = read_images(reader, [file])
     except Exception as error:  # readers raise whatever their library raises; all of it means an unreadable file
-        raise DataError(f"nnU-Net's reader {reader} cannot read {file} ({_last_line(error)}).") from error
+        raise Refused("unreadable", f"nnU-Net's reader {reader} cannot read {file} ({_last_line(error)}).") from error
     if data.ndim != 4 or data.shape[0] != 1 or min(data.shape) < 1 or min(data.shape[1:]) < 2:
-        raise DataError(f"{file} must hold one 3D volume; {reader} gave shape {tuple(data.shape)}.")
+        raise Refused("four_dimensional", f"{file} must hold one 3D volume; {reader} gave shape {tuple(data.shape)}.")
     d, h, w = (float(side) for side in properties["spacing"])
     return _Channel(np.ascontiguousarray(data[0], np.float32), (d, h, w), _affine_of(properties), sha256)
 
@@ -164,26 +173,31 @@ def _check_values(file: Path, voxels: npt.NDArray[np.float32]) -> None:
     low, high = float(voxels.min()), float(voxels.max())  # both are NaN if any voxel is
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int((~np.isfinite(voxels)).sum())
-        raise DataError(
-            f"{file} has {bad} voxels that are NaN or infinite (of {voxels.size}). Replace them with the value of air."
+        raise Refused(
+            "not_finite",
+            f"{file} has {bad} voxels that are NaN or infinite (of {voxels.size}). Replace them with the value of air.",
         )
     if low == high:
-        raise DataError(f"{file} is constant: every voxel is {low:g}. Remove it, there is nothing to learn from it.")
+        raise Refused(
+            "constant", f"{file} is constant: every voxel is {low:g}. Remove it, there is nothing to learn from it."
+        )
 
 
 def _check_same_geometry(first_file: Path, first: _Channel, file: Path, other: _Channel) -> None:
     if first.voxels.shape != other.voxels.shape:
-        raise DataError(
+        raise Refused(
+            "channels_differ",
             f"The channels of a case must have one size: {first_file} has {_sides(first)} voxels (D x H x W), "
-            f"{file} has {_sides(other)}. Resample one onto the other."
+            f"{file} has {_sides(other)}. Resample one onto the other.",
         )
     ends = np.array([0, 1])[:, None] * (np.array(first.voxels.shape) - 1)
     corners = np.stack(np.meshgrid(*ends.T, [1.0], indexing="ij"), -1).reshape(-1, 4)
     apart_mm = float(np.linalg.norm(corners @ (first.to_world - other.to_world).T, axis=1).max())
     if apart_mm > _GEOMETRY_TOLERANCE * min(first.spacing_mm):
-        raise DataError(
+        raise Refused(
+            "channels_differ",
             f"The channels of a case must lie in one place: {file} is up to {apart_mm:.2f} mm away from {first_file} "
-            f"(spacing, origin or direction differ). Resample one onto the other."
+            f"(spacing, origin or direction differ). Resample one onto the other.",
         )
 
 

@@ -54,12 +54,12 @@ def make_plan(dataset: RawDataset, request: PlanRequest, where: Folders, *, say:
     """
     wish = request.wish
     if request.target is None:
-        spacing_mm = request.spacing_mm if wish is None else (wish.spacing_mm,) * 3
+        spacing_mm = request.spacing_mm if wish is None else wish.spacing
         plans = planned(dataset, planner=request.planner, plans_name=request.plans_name, spacing_mm=spacing_mm)
         if wish is None:
             return plans
         say(
-            f"The preset brings its own plan: {wish.spacing_mm:g} mm voxels, patch {list(wish.patch_size)} and "
+            f"The preset brings its own plan: {wish.spacing_words} voxels, patch {list(wish.patch_size)} and "
             f"{len(wish.strides)} stages with the strides {[list(stride) for stride in wish.strides]}; everything else "
             f"is {request.planner}'s. Pretrain with -p {request.plans_name}."
         )
@@ -134,7 +134,9 @@ def listing(bad: Mapping[str, str]) -> str:
 
 def _sources(dataset: RawDataset, reader: str) -> str:
     stamps = [
-        [case.case_id, source_stamp(case.files)] for case in dataset.cases if all(file.is_file() for file in case.files)
+        [case.case_id, source_stamp(case.files), *sorted(case.accepted)]
+        for case in dataset.cases
+        if all(file.is_file() for file in case.files)
     ]
     described = json.dumps([reader, dataset.modality, stamps])
     return hashlib.sha256(described.encode()).hexdigest()

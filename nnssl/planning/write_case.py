@@ -15,6 +15,7 @@ from nnssl.data.store import smallest_dtype, write_array
 from nnssl.errors import NnsslError, PluginError
 from nnssl.needs import RawCase, Sidecar
 from nnssl.planning.cases import RawFiles
+from nnssl.planning.checks import check_values
 from nnssl.planning.grid import CasePlan
 from nnssl.planning.preprocess import OnGrid, onto_grid
 from nnssl.planning.reading import Affine, Image, read_image, source_stamp
@@ -61,6 +62,7 @@ class CaseWriter:
         """
         stamp = source_stamp(case.files) if all(file.is_file() for file in case.files) else ""
         image = read_image(case.files, self.plan.reader)
+        check_values(case.case_id, image.data, self.modality, case.accepted)
         keep_raw = self.required.raw or bool(self.required.sidecars)
         whole_numbers = keep_raw and _is_hounsfield(image, self.modality)
         on_grid = onto_grid(image, self.plan, keep_raw=keep_raw)

@@ -23,13 +23,14 @@ class PlanWish:
 
     Attributes:
         name: ends the plans file's default name: "DeSDPaper" gives nnsslPlansDeSDPaper.
-        spacing_mm: side of the isotropic voxels. nnU-Net keeps the axes of the files then, so D H W below are z y x.
+        spacing_mm: side of isotropic voxels, or D H W with D the largest. nnU-Net keeps the axes of the files then, so
+            D H W here and below are z y x.
         patch_size: D H W voxels.
         strides: D H W of every stage, from the first on.
     """
 
     name: str
-    spacing_mm: float
+    spacing_mm: float | tuple[float, float, float]
     patch_size: Size
     strides: tuple[Size, ...]
 
@@ -37,11 +38,23 @@ class PlanWish:
         total = [prod(stride[axis] for stride in self.strides) for axis in range(3)]
         cells = prod(side // step for side, step in zip(self.patch_size, total, strict=True))
         divided = all(side % step == 0 for side, step in zip(self.patch_size, total, strict=True))
-        if not self.name.isalnum() or self.spacing_mm <= 0 or not divided or cells < LEAST_CELLS:
+        spaced = min(self.spacing) > 0 and self.spacing[0] == max(self.spacing)
+        if not self.name.isalnum() or not spaced or not divided or cells < LEAST_CELLS:
             raise PluginError(
-                f"A PlanWish needs a name of letters and digits, a spacing_mm above 0 and a patch_size that the total "
-                f"stride {tuple(total)} divides into at least {LEAST_CELLS} cells; found {self}."
+                f"A PlanWish needs a name of letters and digits, a spacing_mm above 0 (D the largest) and a patch_size "
+                f"that the total stride {tuple(total)} divides into at least {LEAST_CELLS} cells; found {self}."
             )
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size D H W in mm."""
+        return (self.spacing_mm,) * 3 if isinstance(self.spacing_mm, int | float) else self.spacing_mm
+
+    @property
+    def spacing_words(self) -> str:
+        """The voxel size for people: "1 mm", or "2 x 1 x 1 mm" in the order D H W."""
+        sides = sorted(set(self.spacing)) if len(set(self.spacing)) == 1 else self.spacing
+        return f"{' x '.join(f'{side:g}' for side in sides)} mm"
 
 
 def wished(plans: Mapping[str, Any], wish: PlanWish) -> dict[str, Any]:
@@ -73,12 +86,12 @@ def wished(plans: Mapping[str, Any], wish: PlanWish) -> dict[str, Any]:
     network |= {
         "n_stages": stages,
         "features_per_stage": [min(WIDEST, first * 2**stage) for stage in range(stages)],
-        "kernel_sizes": [[3, 3, 3]] * stages,  # isotropic voxels
+        "kernel_sizes": [[3, 3, 3]] * stages,  # nnU-Net's own where no side is over twice another
         "strides": [list(stride) for stride in wish.strides],
         **{name: _of_length(network[name], stages) for name in lists},
         "n_conv_per_stage_decoder": _of_length(network["n_conv_per_stage_decoder"], stages - 1),
     }
-    configuration |= {"patch_size": list(wish.patch_size), "spacing": [wish.spacing_mm] * 3}
+    configuration |= {"patch_size": list(wish.patch_size), "spacing": list(wish.spacing)}
     return {**plans, "configurations": {CONFIGURATION: configuration}}
 
 

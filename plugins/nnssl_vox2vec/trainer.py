@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from nnssl.engine.recipe import Global, Optimizer, Recipe
+from nnssl.engine.recipe import Global, Optimizer, PlanWish, Recipe
 from nnssl.trainer import SSLTrainer
 from nnssl_vox2vec.method import Vox2Vec, Vox2VecConfig
+
+# Adam without weight decay is AdamW with none; without warm-up and with min_lr = lr the rate is constant, as published
+ADAM = Optimizer(name="adamw", lr=3e-4, min_lr=3e-4, warmup_epochs=0, weight_decay=0.0, clip=Global(1.0))
+PLAN = PlanWish(
+    name="Vox2VecPaper",
+    spacing_mm=(2.0, 1.0, 1.0),
+    patch_size=(32, 128, 128),
+    strides=((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
+)
 
 
 class Vox2VecTrainer(SSLTrainer):
@@ -21,4 +30,24 @@ class Vox2VecTrainer(SSLTrainer):
         optimizer=Optimizer(name="adamw", lr=1e-3, min_lr=1e-6, warmup_epochs=10, weight_decay=0.01, clip=Global(1.0)),
         method=Vox2VecConfig(),
     )
-    presets: ClassVar[dict[str, Recipe]] = {}
+    presets: ClassVar[dict[str, Recipe]] = {
+        # 100,000 steps of 10 pairs
+        "paper": Recipe(
+            epochs=1000,
+            steps_per_epoch=100,
+            batch_size=10,
+            precision="fp32",
+            optimizer=ADAM,
+            method=Vox2VecConfig(network="fpn3d", published_views=True),
+            plan=PLAN,
+        ),
+        # the same with the plan's own network, which nnU-Net can start from
+        "paper_unet": Recipe(
+            epochs=1000,
+            steps_per_epoch=100,
+            batch_size=10,
+            optimizer=ADAM,
+            method=Vox2VecConfig(published_views=True),
+            plan=PLAN,
+        ),
+    }

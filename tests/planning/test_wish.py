@@ -46,6 +46,14 @@ def test_the_planners_plan_gets_the_wished_patch_spacing_and_strides(residual: b
         assert configuration[key] == before["configurations"]["3d_fullres"][key]
 
 
+def test_thick_slices_can_be_wished_for() -> None:
+    wish = replace(WISH, spacing_mm=(2.0, 1.0, 1.0))
+    assert wished(planner_made(), wish)["configurations"]["3d_fullres"]["spacing"] == [2.0, 1.0, 1.0]
+    assert (wish.spacing_words, WISH.spacing_words, WISH.spacing) == ("2 x 1 x 1 mm", "2 mm", (2.0, 2.0, 2.0))
+    with pytest.raises(PluginError, match="D the largest"):
+        replace(WISH, spacing_mm=(1.0, 1.0, 2.0))
+
+
 def test_networks_without_strides_and_transposed_axes_are_refused() -> None:
     plans = planner_made()
     del plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"]

@@ -340,3 +340,57 @@ def test_pairs_per_volume_is_told_to_the_order_of_cases() -> None:
     recipe = resolve(Vox2VecTrainer, overrides={"method.pairs_per_volume": "2"})
     assert recipe.method.pairs_per_volume == 2
     assert Schedule(recipe).learning_rate(0) < Schedule(recipe).learning_rate(recipe.total_steps // 8)
+
+
+def published_world(**changes: Any) -> Any:
+    networks = world(features=(4,) * 6, case_shape=(60, 200, 200), **changes)
+    object.__setattr__(networks.plan, "spacing_mm", (2.0, 1.0, 1.0))
+    return networks
+
+
+@pytest.mark.parametrize("preset", ["paper", "paper_unet"])
+def test_the_paper_preset_is_the_published_run(preset: str) -> None:
+    recipe = Vox2VecTrainer.presets[preset]
+    rates = [Schedule(recipe).learning_rate(step) for step in (0, 1, 50_000, recipe.total_steps - 1)]
+    assert rates == pytest.approx([3e-4] * 4)
+    assert (recipe.total_steps, recipe.batch_size, recipe.optimizer.weight_decay) == (100_000, 10, 0)
+    assert recipe.plan is not None
+    assert (recipe.plan.spacing, recipe.plan.patch_size) == ((2, 1, 1), (32, 128, 128))
+    config = recipe.method
+    assert (config.voxels, config.temperature, config.network) == (1024, 0.1, {"paper": "fpn3d"}.get(preset, "plan"))
+    networks = published_world()
+    (group,) = Vox2Vec.views(config, networks.plan, networks.data).groups
+    assert (group.size, group.count) == ((32, 128, 128), 2)
+
+
+def test_published_views_are_refused_with_the_reason() -> None:
+    config = Vox2VecTrainer.presets["paper_unet"].method
+    for networks, sentence in (
+        (published_world(modality="t1"), "CT in Hounsfield units; the channels are"),
+        (world(features=(4,) * 6, case_shape=(60, 200, 200)), r"voxels of \(2.0, 1.0, 1.0\) mm \(D H W\); the plan's"),
+    ):
+        with pytest.raises(PlanError, match=sentence):
+            Vox2Vec.views(config, networks.plan, networks.data)
+    object.__setattr__(networks.plan, "spacing_mm", (2.0, 1.0, 1.0))
+    object.__setattr__(networks.plan, "strides", ((1, 1, 1), (64, 64, 64)))
+    with pytest.raises(PlanError, match=r"divisible by the network's total stride, which is \(64, 64, 64\)"):
+        Vox2Vec.views(config, networks.plan, networks.data)
+
+
+FPN = replace(SMALL, network="fpn3d", fpn_width=3, fpn_levels=3)
+
+
+def test_the_published_network_keeps_the_contract_and_leaves_as_a_whole() -> None:
+    check_method(Vox2Vec, FPN, networks=world)
+    method, _ = build(FPN)
+    exported = method.export_network()
+    assert exported.encoder is method.network
+    assert exported.decoder is None
+    assert exported.raw_window == (-1350.0, 1000.0)
+
+
+def test_the_published_network_is_refused_where_values_have_no_unit() -> None:
+    networks = world(modality="t1")
+    with pytest.raises(PlanError, match=r"fpn3d is for CT in Hounsfield units.*--set method.network=plan"):
+        Vox2Vec.views(FPN, networks.plan, networks.data)
+    assert Vox2Vec(SMALL, networks).export_network().raw_window is None

@@ -133,25 +133,29 @@ def draw_patches(case: Case, labels: Labels, *, size: Sequence[int], count: int,
     """Patches of one case. One class is drawn; a patch holds a random voxel of it with a chance of `ANCHORED`.
 
     A patch that holds a voxel lies uniformly among those inside the case that do; another one lies anywhere. Cases
-    smaller than a patch are continued by their border, which is not known.
+    smaller than a patch are continued by their border, which is not known. Patches drawn at one place are one patch:
+    a case no larger than a patch has one only.
 
     Args:
         case: where from; a class it lacks is not drawn.
         labels: what its numbers mean.
         size: D H W of a patch.
-        count: patches.
+        count: patches, at most.
         rng: of all draws.
     """
     present = [anchors for anchors in case.anchors if len(anchors)]
     anchors = present[rng.integers(len(present))] if present else np.empty((0, 3), np.int32)
-    drawn = []
+    places = []
     for _ in range(count):
         last = np.maximum(np.array(case.size) - size, 0)
         low, high = np.zeros(3, np.int64), last
         if len(anchors) and rng.random() < ANCHORED:
             anchor = anchors[rng.integers(len(anchors))]
             low, high = np.clip(anchor - np.array(size) + 1, 0, last), np.clip(anchor, 0, last)
-        lower = rng.integers(low, high + 1)
+        places.append(tuple(rng.integers(low, high + 1).tolist()))
+    drawn = []
+    for place in dict.fromkeys(places):
+        lower = np.array(place)
         upper = np.minimum(lower + size, case.size)
         image = torch.from_numpy(read_box(case.image, lower.tolist(), upper.tolist()).astype(np.float32))
         targets, known = labels.targets(read_box(case.labels, lower.tolist(), upper.tolist())[0].astype(np.int64))

@@ -38,6 +38,10 @@ def make_report(probe: Probe, results: Mapping[str, Mapping[str, Any]]) -> dict[
         "warnings": list(probe.target.warnings),
         "parameters": {name: sum(p.numel() for p in head.parameters()) for name, head in heads.items()},
         "table": table({arm: found["cases"] for arm, found in results.items()}, classes, probe.target.subject_of),
+        "subjects": {
+            arm: {head: _plain_means(found["cases"], head, probe.target.subject_of) for head in HEADS}
+            for arm, found in results.items()
+        },
         "notes": list(NOTES),
         "networks": results,
     }
@@ -62,13 +66,19 @@ def table(
 
 
 def _by_subject(cases: CaseScores, head: str, name: str, subject_of: Mapping[str, str]) -> dict[str, float]:
-    """{subject: mean Dice of its cases}, NaN where it does not count."""
+    """{subject: mean Dice of its cases} of one head and class (or `ALL_CLASSES`), NaN where it does not count."""
     found: dict[str, list[float]] = {}
     for case, scores in cases.items():
         row = {label: math.nan if dice is None else dice for label, dice in scores[head].items()}
         value = mean_dice(dict(enumerate(row.values()))) if name == ALL_CLASSES else row[name]
         found.setdefault(subject_of[case], []).append(value)
     return {subject: mean_dice(dict(enumerate(values))) for subject, values in sorted(found.items())}
+
+
+def _plain_means(cases: CaseScores, head: str, subject_of: Mapping[str, str]) -> dict[str, float | None]:
+    """{subject: mean Dice over classes and its cases}, for JSON."""
+    means = _by_subject(cases, head, ALL_CLASSES, subject_of)
+    return {subject: None if math.isnan(dice) else dice for subject, dice in means.items()}
 
 
 def _row(values: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -89,7 +99,7 @@ def _row(values: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         else:
             row["difference"] = {
                 "gain": found.gain, "low": found.low, "high": found.high, "p": found.p_value,
-                "verdict": found.verdict, "sentence": found.sentence().replace(" cases", " subjects"),
+                "verdict": found.verdict, "sentence": found.sentence(units="subjects"),
             }  # fmt: skip
     return row
 

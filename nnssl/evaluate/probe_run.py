@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from nnssl.atomic import whole_file
-from nnssl.encoders.pyramid import PlanUNet
+from nnssl.encoders.pyramid import PlanEncoder
 from nnssl.engine.randomness import numpy_generator
 from nnssl.errors import DataError, UsageError
 from nnssl.evaluate.commands import Screen
 from nnssl.evaluate.probe_cases import Case, read_case
-from nnssl.evaluate.probe_target import Request, load, patch_size, settle_target
+from nnssl.evaluate.probe_target import Network, Request, load, patch_size, settle_target
 from nnssl.evaluate.probe_train import HEADS, fit_heads, score
 from nnssl.evaluate.subsets import Fold
 from nnssl.evaluate.untrained import untrained
@@ -61,12 +61,12 @@ class Probe:
     def describe(self) -> str:
         """What will be done, in a sentence."""
         target, settings = self.target, self.request.settings
-        kind = "the decoder's maps and the bottleneck" if isinstance(self.network, PlanUNet) else "the encoder's maps"
         subjects = len({target.subject_of[case] for case in target.test_cases})
         return (
-            f"{target.dataset}, {target.plans_name}: heads on {kind} ({sum(self.network.channels)} features a voxel), "
-            f"{' and '.join(self.arms)} network, {len(target.folds)} fold(s), {settings.steps} steps each; "
-            f"{len(target.test_cases)} test cases of {subjects} subjects."
+            f"{target.dataset}, {target.plans_name}: heads on the maps of {_maps(self.network)} "
+            f"({sum(self.network.channels)} features a voxel), {' and '.join(self.arms)} network, "
+            f"{len(target.folds)} fold(s), {settings.steps} steps each; {len(target.test_cases)} test cases of "
+            f"{subjects} subjects."
         )
 
     def run(self) -> dict[str, dict[str, Any]]:
@@ -177,7 +177,7 @@ class Probe:
             "weights": str(request.weights),
             "stamp": hashlib.sha256(f"{about.st_size} {about.st_mtime_ns}".encode()).hexdigest()[:12],
             "which": request.which,
-            "maps": "encoder and decoder" if isinstance(self.network, PlanUNet) else "encoder",
+            "maps": _maps(self.network),
             "dataset": target.dataset,
             "plans": target.plans_name,
             "configuration": request.configuration,
@@ -186,3 +186,8 @@ class Probe:
         }
         plain: dict[str, Any] = json.loads(json.dumps(question))
         return plain
+
+
+def _maps(network: Network) -> str:
+    """Which parts of a network its maps come from."""
+    return "the encoder" if isinstance(network, PlanEncoder) else "encoder and decoder"

@@ -17,12 +17,13 @@ from nnssl.evaluate.probe_cases import Labels, read_labels
 from nnssl.evaluate.probe_settings import ProbeSettings
 from nnssl.evaluate.subsets import Fold, read_folds
 from nnssl.export.fitted import has_decoder
-from nnssl.export.load import PretrainedEncoder, PretrainedPyramid, load_encoder, load_pyramid
+from nnssl.export.load import PretrainedEncoder, PretrainedOther, PretrainedPyramid, load_encoder, load_pyramid
+from nnssl.export.other import is_other
 from nnssl.export.sources import OURS, maker, read_any
 from nnssl.paths import Folders, dataset
 from nnssl.planning.grid import case_plan
 
-Network = PretrainedEncoder | PretrainedPyramid
+Network = PretrainedEncoder | PretrainedPyramid | PretrainedOther
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,8 @@ def settle_target(request: Request, network: Network, where: Folders) -> Target:
 
 def load(request: Request) -> Network:
     """The pyramid of the checkpoint: encoder and decoder, or the encoder where no decoder was trained."""
-    if request.encoder or not has_decoder(read_any(request.weights, which=request.which)):
+    weights = read_any(request.weights, which=request.which)
+    if request.encoder or not (is_other(weights) or has_decoder(weights)):
         return load_encoder(request.weights, which=request.which)
     return load_pyramid(request.weights, which=request.which)
 

@@ -33,8 +33,9 @@ def test_patches_are_cut_as_they_lie_and_the_outside_is_unknown(tmp_path: Path) 
     write_case(tmp_path, "a", image, numbers)
     case = read_case(tmp_path, "a", TWO, seed=0)
     drawn = draw_patches(case, TWO, size=(8, 8, 16), count=6, rng=np.random.default_rng(0))
-    assert drawn.images.shape == (6, 1, 8, 8, 16)
-    assert drawn.targets.shape == (6, 2, 8, 8, 16)
+    assert drawn.images.shape[1:] == (1, 8, 8, 16)
+    assert drawn.targets.shape == (len(drawn.images), 2, 8, 8, 16)
+    assert 4 <= len(drawn.images) <= 6
     assert drawn.known[..., 10:].sum() == 0, "the case is 10 voxels wide"
     assert torch.equal(drawn.images[..., 10:], drawn.images[..., 9:10].expand(-1, -1, -1, -1, 6))
     window = np.lib.stride_tricks.sliding_window_view(image, (8, 8, 10))
@@ -54,11 +55,18 @@ def test_half_of_the_patches_hold_a_rare_class(tmp_path: Path) -> None:
     write_case(tmp_path, "a", image, numbers)
     case = read_case(tmp_path, "a", TWO, seed=0)
     assert [len(found) for found in case.anchors] == [1, 0]
-    drawn = draw_patches(case, TWO, size=(4, 4, 4), count=200, rng=np.random.default_rng(0))
-    share = float((drawn.targets[:, 0].sum(dim=(1, 2, 3)) > 0).float().mean())
+    draws = [draw_patches(case, TWO, size=(4, 4, 4), count=1, rng=np.random.default_rng(seed)) for seed in range(200)]
+    holds = torch.cat([drawn.targets[:, 0] for drawn in draws])
+    share = float((holds.sum(dim=(1, 2, 3)) > 0).float().mean())
     assert share == pytest.approx(0.5, abs=0.1)
-    places = {tuple(torch.nonzero(one)[0].tolist()) for one in drawn.targets[:, 0] if one.any()}
+    places = {tuple(torch.nonzero(one)[0].tolist()) for one in holds if one.any()}
     assert len(places) > 30, "the voxel lies anywhere in the patch"
+
+
+def test_a_case_no_larger_than_a_patch_is_one_patch(tmp_path: Path) -> None:
+    write_case(tmp_path, "a", *blocks(0, (12, 16, 10)))
+    case = read_case(tmp_path, "a", TWO, seed=0)
+    assert len(draw_patches(case, TWO, size=(16, 16, 16), count=7, rng=np.random.default_rng(0)).images) == 1
 
 
 def test_the_same_generator_draws_the_same_patches(tmp_path: Path) -> None:

@@ -11,17 +11,19 @@ from typing import Any
 from nnssl.atomic import whole_file
 from nnssl.evaluate.compare_plan import CONTROLS
 from nnssl.evaluate.compare_style import STYLE
+from nnssl.report.canvas import label_words
 
 PAGE = "report.html"
 _METRICS = {"dice": "Dice, %", "nsd": "surface distance, %"}
 _NOTHING = "-"
+_ABOVE = 1  # pictures before the sentences: the gains
 _VERDICTS = {"gain": "gain", "loss": "loss", "none": "no difference can be claimed"}
 
 
 def sentences(report: Mapping[str, Any]) -> list[str]:
     """What the comparison found, each number of labels and checkpoint in a sentence that its interval allows."""
     return [
-        f"{target}, {_labels(labels)}, {arm} against {value['against']}: {value['dice']['sentence']}."
+        f"{target}, {label_words(labels)}, {arm} against {value['against']}: {value['dice']['sentence']}."
         for target, found in report["targets"].items()
         for labels, counted in found["labels"].items()
         for arm, value in counted["differences"].items()
@@ -77,17 +79,26 @@ def _overview(report: Mapping[str, Any]) -> list[str]:
                 if "not_worse" in dice and dice["verdict"] == "none":
                     verdict += "; no worse by 0.5 points" if dice["not_worse"] else "; nor that it is no worse"
                 share = found["gap_closed"].get(labels, {}).get(arm)
-                cells = [target, _labels(labels), arm, value["against"], _points(dice), _points(value["nsd"])]
-                rows.append([*map(escape, cells), verdict, escape(_share(share)), escape(_reach(value["reach"]))])
+                cells = [*map(escape, (target, label_words(labels), arm, value["against"]))]
+                rows.append(
+                    [*map(_whole, cells), _points(dice), _points(value["nsd"]), verdict, _share(share),
+                     escape(_reach(value["reach"]))]
+                )  # fmt: skip
     head = (
-        "target", "labels", "checkpoint", "against", "Dice, points [95 %]", "surface distance, points [95 %]",
+        "target", "labels", "checkpoint", "against", "gain in Dice, points", "gain in surface distance, points",
         "claim (Dice)", "share of label gap closed", "iterations to scratch's end",
     )  # fmt: skip
-    return [_table(head, rows)]
+    return [_table(head, rows), "<p class='small'>In brackets: 95 % intervals over subjects and label draws.</p>"]
+
+
+def _whole(cell: str) -> str:
+    """A cell of HTML that is not broken into lines."""
+    return f'<span class="whole">{cell}</span>'
 
 
 def _points(value: Mapping[str, Any]) -> str:
-    return f"{100 * value['gain']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
+    interval = f"[{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
+    return f"<b>{100 * value['gain']:+.1f}</b> {_whole(interval)}"
 
 
 def _share(found: Mapping[str, Any] | None) -> str:
@@ -95,12 +106,14 @@ def _share(found: Mapping[str, Any] | None) -> str:
         return _NOTHING
     if found["share"] is None:
         return "no gap can be claimed"
-    return f"{found['share']:.0%} [{found['low']:.0%}, {found['high']:.0%}]"
+    interval = f"[{found['low']:.0%}, {found['high']:.0%}]"
+    return f"<b>{found['share']:.0%}</b> {_whole(interval)}"
 
 
 def _reach(found: Mapping[str, Any]) -> str:
-    middle = f"{found['median']:g}" if found["median"] is not None else "not reached"
-    return f"{middle} of {found['scratch']} (reached in {found['reached']}/{found['runs']} runs)"
+    if found["median"] is None:
+        return f"reached in {found['reached']} of {found['runs']} runs"
+    return f"{found['median']:g} of {found['scratch']} (reached in {found['reached']} of {found['runs']} runs)"
 
 
 def _contestants(report: Mapping[str, Any]) -> str:
@@ -135,37 +148,42 @@ def _target(
     parts += [f'<p class="warning">{escape(warning)}</p>' for warning in found["warnings"]]
     if found["longer"]:
         parts.append(f"<p>{escape(found['longer'])}</p>")
-    parts.append(_list(_target_sentences(found)))
-    parts += [_picture(target, caption, file) for caption, file in pictures.items()]
+    parts += [_picture(target, caption, file) for caption, file in list(pictures.items())[:_ABOVE]]
+    parts += _target_sentences(found)
+    parts += [_picture(target, caption, file) for caption, file in list(pictures.items())[_ABOVE:]]
     parts.append("<h3>Scores</h3>")
     for metric, words in _METRICS.items():
         parts.append(_scores(found, metric, words))
     for labels, counted in found["labels"].items():
-        parts.append(_folded(f"Every class, {_labels(labels)}", _classes(counted, found["classes"])))
-        parts.append(_folded(f"Every test case, {_labels(labels)}", _cases(counted, found["classes"])))
+        parts.append(_folded(f"Every class, {label_words(labels)}", _classes(counted, found["classes"])))
+        parts.append(_folded(f"Every test case, {label_words(labels)}", _cases(counted, found["classes"])))
     return parts
 
 
 def _target_sentences(found: Mapping[str, Any]) -> list[str]:
-    said = []
+    """A heading a number of labels and checkpoint, and what its intervals allow to say."""
+    parts = []
     for labels, counted in found["labels"].items():
         for arm, value in counted["differences"].items():
-            start = f"{_labels(labels)}, {arm} against {value['against']}"
-            p = f"Wilcoxon p = {value['dice']['p']:.2g}"
-            said.append(f"{start}: {value['dice']['sentence']} ({p}).")
-            said.append(f"{start}: {value['nsd']['sentence']} (Wilcoxon p = {value['nsd']['p']:.2g}).")
-            said.append(f"{_labels(labels)}, {arm}: {value['reach']['sentence']}.")
+            heading = f"{label_words(labels)}: {arm} against {value['against']}"
+            said = [
+                f"{value[metric]['sentence']} (Wilcoxon over subjects alone: p = {value[metric]['p']:.2g})."
+                for metric in _METRICS
+            ]
+            said.append(f"{value['reach']['sentence']}.")
             share = found["gap_closed"].get(labels, {}).get(arm)
             if share is not None:
-                said.append(f"{_labels(labels)}, {arm}: {share['sentence']}.")
-    return said
+                said.append(f"{share['sentence']}.")
+            capital = [sentence[:1].upper() + sentence[1:] for sentence in said]
+            parts.append(f"<h3>{escape(heading)}</h3>{_list(capital)}")
+    return parts
 
 
 def _scores(found: Mapping[str, Any], metric: str, words: str) -> str:
     """A row a number of labels, a column an arm."""
     arms = list(next(iter(found["labels"].values()))["arms"])
     rows = [
-        [escape(_labels(labels)), *(escape(_cell(value["arms"][arm][metric])) for arm in arms)]
+        [escape(label_words(labels)), *(escape(_cell(value["arms"][arm][metric])) for arm in arms)]
         for labels, value in found["labels"].items()
     ]
     return _table((f"{words} [95 %]", *arms), rows)
@@ -208,10 +226,6 @@ def _cell(value: Mapping[str, Any]) -> str:
     if value["mean"] is None:
         return _NOTHING
     return f"{_percent(value['mean'])} [{_percent(value['low'])}, {_percent(value['high'])}]"
-
-
-def _labels(labels: str) -> str:
-    return "all labels" if labels == "all" else f"{labels} label{'' if labels == '1' else 's'}"
 
 
 def _picture(target: str, caption: str, file: Path) -> str:

@@ -15,16 +15,17 @@ from nnssl.evaluate.compare_report import Measured
 from nnssl.evaluate.compare_run import Comparison
 from nnssl.evaluate.volumes import read_labels, read_volume
 from nnssl.planning.cases import read_raw_dataset
+from nnssl.report.canvas import label_words
 from nnssl.report.class_bars import draw_class_bars
 from nnssl.report.label_curves import draw_epochs, draw_gains, draw_labels
 from nnssl.report.overlays import Panel, Row, draw_overlays
 
 _MARGIN_MM = 12.0  # of image around the organs
 _DRAWINGS = {
-    "gains": (draw_gains, "Gain over scratch"),
-    "labels": (draw_labels, "Scores over the number of labels"),
-    "epochs": (draw_epochs, "Dice while training: is it faster?"),
-    "classes": (draw_class_bars, "Scores of every class"),
+    "gains": (draw_gains, "Gain over the better schedule from scratch; filled where 0 is outside the interval"),
+    "labels": (draw_labels, "Scores over the number of labels, with their intervals"),
+    "epochs": (draw_epochs, "Dice while training, mean and range of the draws: is it faster?"),
+    "classes": (draw_class_bars, "Scores of every class, with their intervals"),
 }
 
 
@@ -39,8 +40,10 @@ def draw_pictures(
         for labels, counted in found["labels"].items():
             rows = overlay_rows(comparison, target, labels, counted, measured)
             path = comparison.request.out / f"{target.dataset}_overlays_labels{labels}.png"
-            draw_overlays(path, f"{target.dataset}, {labels} label(s)", rows, target.classes)
-            caption = f"Worst and best case of each checkpoint against scratch, {labels} label(s), first draw"
+            if not rows:
+                continue
+            draw_overlays(path, f"{target.dataset}, {label_words(labels)}", rows, target.classes)
+            caption = f"Where each checkpoint lost and gained most against scratch, {label_words(labels)}, first draw"
             made[target.dataset][caption] = path
     return made
 
@@ -72,17 +75,19 @@ def overlay_rows(
         arm: {case: _mean_of(measured[first[arm, fold_of[case]]].scores[case]["dice"]) for case in target.test_cases}
         for arm in comparison.arms
     }
-    rows = []
+    chosen: dict[str, list[str]] = {}
     for arm, about in counted["differences"].items():
         against = about["against"]
         gains = {case: dice[arm][case] - dice[against][case] for case in target.test_cases}
         known = {case: gain for case, gain in gains.items() if np.isfinite(gain)}
-        if not known:
-            continue
-        for word, case in (("worst", min(known, key=known.__getitem__)), ("best", max(known, key=known.__getitem__))):
-            title = f"{word} for {arm}: {case}, {100 * known[case]:+.1f} Dice points"
-            shown = {name: first[name, fold_of[case]] for name in comparison.arms}
-            rows.append(_row(comparison, target, case, title, shown, {name: dice[name][case] for name in shown}))
+        for word, pick in (("worst", min), ("best", max)) if known else ():
+            case = pick(known, key=known.__getitem__)
+            chosen.setdefault(case, []).append(f"{word} for {arm}, {100 * known[case]:+.1f} points")
+    rows = []
+    for case, reasons in chosen.items():
+        shown = {name: first[name, fold_of[case]] for name in comparison.arms}
+        title = f"{case}: {'; '.join(reasons)}"
+        rows.append(_row(comparison, target, case, title, shown, {name: dice[name][case] for name in shown}))
     return rows
 
 
@@ -128,7 +133,7 @@ def _row(
 def choose_slice(
     truth: npt.NDArray[Any], predictions: list[npt.NDArray[Any]], spacing_mm: tuple[float, float, float]
 ) -> tuple[int, int, tuple[slice, slice], tuple[float, float]]:
-    """The slice, across the coarsest axis, on which predictions and labels differ most, cut to the organs.
+    """The slice across the coarsest axis, with at least half as much organ as any, on which most is wrong; cut to it.
 
     Args:
         truth: labels (D, H, W).
@@ -141,8 +146,10 @@ def choose_slice(
     axis = int(np.argmax(spacing_mm))
     others = tuple(other for other in range(3) if other != axis)
     wrong = sum((prediction != truth).astype(np.int64) for prediction in predictions)
-    per_slice = np.asarray(wrong).sum(axis=others) + 1e-3 * (truth > 0).sum(axis=others)  # else, where most organ is
-    organs = np.any([truth > 0, *[prediction > 0 for prediction in predictions]], axis=0)
+    area = (truth > 0).sum(axis=others)
+    per_slice = np.asarray(wrong).sum(axis=others) + 1e-3 * area  # where nothing is wrong, the largest area
+    per_slice[area < area.max() / 2] = -1
+    organs = truth > 0 if (truth > 0).any() else np.any([prediction > 0 for prediction in predictions], axis=0)
     box = []
     for other in others:
         there = np.flatnonzero(organs.any(axis=tuple(one for one in range(3) if one != other)))

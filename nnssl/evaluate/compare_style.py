@@ -23,6 +23,8 @@ figure { margin: 1.4rem 0; }
 img { max-width: 100%; height: auto; display: block; border: 1px solid var(--line); border-radius: 8px; }
 figcaption { color: var(--soft); font-size: .85rem; margin-top: .35rem; }
 .warning { background: #fff6dd; border-left: 4px solid #e6a700; padding: .5rem .9rem; margin: .5rem 0; }
+.whole { white-space: nowrap; }
+.small { color: var(--soft); font-size: .85rem; margin-top: -.5rem; }
 .gain { color: #06623b; font-weight: 600; }
 .loss { color: #a11515; font-weight: 600; }
 .none { color: var(--soft); }

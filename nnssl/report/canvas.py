@@ -56,6 +56,16 @@ def figure(
     return drawn, [list(row) for row in axes]
 
 
+def label_words(labels: str) -> str:
+    """ "1 label", "5 labels", "all labels"."""
+    return "all labels" if labels == "all" else f"{labels} label{'' if labels == '1' else 's'}"
+
+
+def beside(axes: Any) -> None:
+    """The legend, to the right of the axes."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False)
+
+
 def tidy(axes: Any, *, grid: str = "y") -> None:
     """Light axes: no box, a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)

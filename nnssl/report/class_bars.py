@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnssl.report.canvas import METRICS, colours, figure, save, tidy
+from nnssl.report.canvas import METRICS, beside, colours, figure, label_words, save, tidy
 
 _WIDTH = 0.8  # of all bars of a class, in class distances
 
@@ -26,10 +26,10 @@ def draw_class_bars(path: Path, title: str, counts: Mapping[str, Any]) -> None:
     for row, (labels, found) in zip(panels, counts.items(), strict=True):
         for axes, (metric, words) in zip(row, METRICS.items(), strict=True):
             _draw_panel(axes, {arm: found["arms"][arm][metric]["classes"] for arm in arms}, classes, arms)
-            axes.set_title(f"{labels} label(s)")
+            axes.set_title(label_words(labels))
             axes.set_ylabel(f"{words}, %")
             tidy(axes)
-    panels[0][-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False)
+    beside(panels[0][-1])
     save(drawn, path)
 
 

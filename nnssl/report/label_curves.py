@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnssl.report.canvas import GREY, METRICS, colours, figure, save, tidy
+from nnssl.report.canvas import GREY, METRICS, beside, colours, figure, label_words, save, tidy
 
 Counts = Mapping[str, Any]  # {labels: {"arms": {arm: ..}, "differences": {arm: ..}}} in order
 
@@ -35,7 +35,7 @@ def draw_labels(path: Path, title: str, counts: Counts) -> None:
         axes.set_xlabel("labelled subjects")
         axes.set_ylabel(f"{words}, %")
         tidy(axes)
-    panels[0][0].legend(loc="lower right")
+    beside(panels[0][-1])
     save(drawn, path)
 
 
@@ -60,9 +60,9 @@ def draw_gains(path: Path, title: str, counts: Counts) -> None:
                 [100 * (found["high"] - found["gain"])]], marker="o", capsize=3, lw=1.8, ms=6, color=palette[arm],
                 mfc=palette[arm] if claimed else "white",
             )  # fmt: skip
-        axes.set_yticks(range(len(rows)), [f"{arm}, {_labels(labels)}" for labels, arm in rows])
+        axes.set_yticks(range(len(rows)), [f"{arm}, {label_words(labels)}" for labels, arm in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel(f"gain in {words} over scratch, points (filled: 0 is outside the interval)")
+        axes.set_xlabel(f"gain in {words}, points")
         tidy(axes, grid="x")
     for axes in panels[0][1:]:
         axes.set_yticklabels([])
@@ -87,17 +87,13 @@ def draw_epochs(path: Path, title: str, counts: Counts) -> None:
             )
             axes.fill_between(x, low, high, color=palette[arm], alpha=0.12, lw=0)
             axes.plot(x, y, marker="o", ms=3, lw=1.8, color=palette[arm], label=arm)
-        axes.set_title(_labels(labels))
+        axes.set_title(label_words(labels))
         axes.set_xlabel("iteration")
         tidy(axes)
     panels[0][0].set_ylabel("Dice, %")
-    panels[0][-1].legend(loc="lower right")
+    beside(panels[0][-1])
     save(drawn, path)
 
 
 def _arms(counts: Counts) -> list[str]:
     return list(next(iter(counts.values()))["arms"])
-
-
-def _labels(labels: str) -> str:
-    return "all labels" if labels == "all" else f"{labels} label{'' if labels == '1' else 's'}"

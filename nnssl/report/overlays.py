@@ -13,6 +13,8 @@ import numpy.typing as npt
 from nnssl.report.canvas import class_colours, figure, save
 
 _SIDE = 2.7  # inches of a panel
+_DIMMED = 1.25  # how much of the scale the image leaves to the outlines
+_FINE = 4  # points a voxel side, so that outlines follow voxels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,27 +60,37 @@ def draw_overlays(path: Path, title: str, rows: Sequence[Row], classes: Mapping[
     """
     from matplotlib.lines import Line2D
 
-    drawn, panels = figure(len(rows), len(rows[0].panels), title=title, width=_SIDE, height=_SIDE + 0.25)
+    drawn, panels = figure(len(rows), len(rows[0].panels), title=title, width=_SIDE, height=_SIDE + 0.3)
     palette = class_colours(list(classes))
     for axes_row, row in zip(panels, rows, strict=True):
         low, high = np.quantile(row.image, (0.01, 0.995))
+        bright = max(low + (high - low) * _DIMMED, low + 1e-6)  # outlines are the brightest
         for number, (axes, panel) in enumerate(zip(axes_row, row.panels, strict=True)):
-            axes.imshow(row.image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=row.aspect)
+            axes.imshow(row.image, cmap="gray", vmin=low, vmax=bright, aspect=row.aspect)
             for name, values in classes.items():
-                _outline(axes, np.isin(row.reference, values), "white", "--", 1.1)
-                _outline(axes, np.isin(panel.prediction, values), palette[name], "-", 1.5)
-            axes.set_title(f"{row.title}\n{panel.title}" if not number else f"\n{panel.title}", fontsize=8, loc="left")
+                _outline(axes, np.isin(row.reference, values), "white", width=2.2)
+                _outline(axes, np.isin(panel.prediction, values), palette[name], width=1.3)
+            axes.set_title(panel.title if number else f"{row.title}\n{panel.title}", fontsize=8, loc="left")
             axes.axis("off")
-    lines = [Line2D([], [], color=colour, lw=2, label=name) for name, colour in palette.items()]
-    lines.append(Line2D([], [], color="#777777", lw=1.5, ls="--", label="reference (white on the image)"))
+    lines = [Line2D([], [], color=colour, lw=2, label=f"predicted {name}") for name, colour in palette.items()]
+    lines.append(Line2D([], [], color="white", lw=2, path_effects=_halo(2), label="reference"))
     drawn.legend(handles=lines, loc="outside lower center", ncols=min(5, len(lines)), fontsize=8, frameon=False)
     save(drawn, path)
 
 
-def _outline(axes: Any, mask: npt.NDArray[np.bool_], colour: str, style: str, width: float) -> None:
+def _outline(axes: Any, mask: npt.NDArray[np.bool_], colour: str, *, width: float) -> None:
+    """Along the edges of the voxels, not through their centres."""
     if not mask.any():
         return
-    height, length = mask.shape
-    padded = np.pad(mask, 1).astype(np.float32)  # an organ at the edge is closed there
-    x, y = np.arange(-1, length + 1), np.arange(-1, height + 1)
-    axes.contour(x, y, padded, levels=[0.5], colors=[colour], linestyles=[style], linewidths=[width])
+    fine = np.pad(mask, 1).repeat(_FINE, axis=0).repeat(_FINE, axis=1).astype(np.float32)
+    y, x = ((np.arange(side) + 0.5) / _FINE - 1.5 for side in fine.shape)
+    lines = axes.contour(x, y, fine, levels=[0.5], colors=[colour], linewidths=[width])
+    lines.set_path_effects(_halo(width))
+    axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
+
+
+def _halo(width: float) -> list[Any]:
+    """A dark edge, so that a line shows on any ground."""
+    from matplotlib.patheffects import Normal, Stroke
+
+    return [Stroke(linewidth=width + 0.9, foreground="#20242b"), Normal()]

@@ -2,7 +2,8 @@
 
 Nikolov et al. 2018 (arXiv:1809.04430), eq. 4 to 6, also called surface Dice: |S_P near S_T| + |S_T near S_P| over
 |S_P| + |S_T|, by area. Surfaces here are the faces between voxels inside and outside (area in mm^2, place at the face's
-centre), so that anisotropic voxels count as large as they are; their surface elements are cut by marching cubes.
+centre), so that anisotropic voxels count as large as they are; the paper's are cut by marching cubes, and its distances
+go to the corners of voxels, which finds surfaces nearer than they are.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -56,8 +58,9 @@ def compare(root: Path) -> Iterator[Callable[..., int]]:
 
 @pytest.fixture(scope="module")
 def report(root: Path, compare: Callable[..., int]) -> dict[str, Any]:
-    """What the command writes."""
+    """What the command writes; the page is kept as page.html."""
     assert compare() == 0
+    shutil.copy(root / "out" / "report.html", root / "page.html")
     content: dict[str, Any] = json.loads((root / "out" / "report.json").read_text())
     return content
 
@@ -133,7 +136,7 @@ class Reader(HTMLParser):
 
 
 def test_the_page_is_whole_and_needs_no_other_file(root: Path, report: dict[str, Any]) -> None:
-    text = (root / "out" / "report.html").read_text()
+    text = (root / "page.html").read_text()
     page = Reader()
     page.feed(text)
     assert page.open == []
@@ -197,3 +200,17 @@ def test_text_is_escaped(root: Path, report: dict[str, Any], tmp_path: Path) -> 
     page = write_page(tmp_path, json.loads(text), {}).read_text()
     assert "<script" not in page and "<i>" not in page
     assert "&lt;script&gt;case" in page and "&lt;i&gt;&amp;Tiny" in page
+
+
+def test_the_page_opens_in_a_browser_without_an_error(root: Path, report: dict[str, Any], tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    flags += ["--disable-quic", "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'user'}"]
+    done = subprocess.run(
+        [browser, *flags, "--enable-logging=stderr", "--dump-dom", (root / "page.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr
+    assert done.stdout.count("<figure>") == 2 * (4 + len(LABELS))

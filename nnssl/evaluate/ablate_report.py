@@ -28,6 +28,7 @@ _NOTES = (
     "over seeds.",
     "Label-free signals tell collapse and decay, on held-out boxes; no study shows that they select the network that "
     "segments best. Losses of different objectives or views are not comparable, and are left out of the table.",
+    "Nothing here is corrected for the number of settings: of twenty that change nothing, one looks better or worse.",
 )
 _ONE_SEED = (
     "Every setting is one run with one seed: runs with other seeds differ, too, and how much is not in any figure "

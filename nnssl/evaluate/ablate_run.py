@@ -110,7 +110,8 @@ class Ablation:
         runner = Runner(self.request.out / "logs", self.screen)
         waiting = [self._pretraining(run) for run in self.request.runs if not self._finished(run)]
         for job in waiting:  # a folder that was removed since is no finished run, whatever the mark says
-            (runner.folder / f"{job.name}.done").unlink(missing_ok=True)
+            for name in (job.name, f"probe-{job.name}", "compare"):
+                (runner.folder / f"{name}.done").unlink(missing_ok=True)
         runner.run(*waiting, at_once=self.request.at_once)
         runner.run(*self._judges())
 

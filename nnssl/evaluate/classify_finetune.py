@@ -155,7 +155,7 @@ def predict(model: Classifier, images: Images, rows: Ints, *, device: str) -> Fl
         image = torch.from_numpy(np.load(images.files[row]))
         vector = embed(network, image, largest=images.window, device=device).vector.to(device)
         with torch.no_grad():
-            found.append(torch.softmax(model.of_vector(vector[None])[0].double(), dim=0).cpu().numpy())
+            found.append(torch.softmax(model.of_vector(vector[None])[0].cpu().double(), dim=0).numpy())
     return np.stack(found)
 
 

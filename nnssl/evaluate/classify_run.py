@@ -136,7 +136,12 @@ class Classification:
             largest=self.network.patch_size, keep_images=request.finetuning is not None, device=device,
             progress=self.screen.status,
         )  # fmt: skip
-        self.warnings = leaks(self.network.weights, hashes)
+        self.warnings = [
+            f"{where}: {sentence}"
+            for where, rows in ((CROSS_VALIDATION, self.rest), (FIXED_TEST, self.test))
+            if len(rows)
+            for sentence in leaks(self.network.weights, {name: hashes[name] for name in self._names(rows)})
+        ]
         found = Found()
         for name in networks:
             for kind in (LINEAR, NEAREST):
@@ -237,6 +242,9 @@ class Classification:
 
     def _subjects(self, rows: Ints) -> list[str]:
         return [self.subjects[row] for row in rows]
+
+    def _names(self, rows: Ints) -> list[str]:
+        return [self.request.items[row].name for row in rows]
 
     def _key(self, *more: str) -> str:
         """Changes with the weights file and what is taken from it."""

@@ -23,6 +23,15 @@ from nnssl.export.sources import OURS, maker, read_any
 from nnssl.paths import Folders, dataset
 from nnssl.planning.grid import case_plan
 
+# of CasePlan.made_from: what changes the look of an image, in words
+_PREPARATION = {
+    "reader": "reader",
+    "transpose_forward": "axis order",
+    "spacing": "spacing D H W in mm",
+    "normalization_schemes": "normalisation",
+    "use_mask_for_norm": "masked normalisation",
+    "intensity_properties": "CT intensity window",
+}
 Network = PretrainedEncoder | PretrainedPyramid | PretrainedOther
 
 
@@ -153,17 +162,12 @@ def _check_preparation(network: Network, plans: Mapping[str, Any], request: Requ
             f"The weights take {len(own.schemes)} channel(s) and {name} has {len(target.schemes)}. Fit them first: "
             f"nnssl_export {request.weights} -d {request.target}"
         )
-    found = []
-    for what, a, b in (
-        ("spacing D H W in mm", own.spacing_mm, target.spacing_mm),
-        ("axis order", own.transpose, target.transpose),
-        ("normalisation", own.schemes, target.schemes),
-        ("masked normalisation", own.masked, target.masked),
-    ):
-        if a != b:
+    found, ours, theirs = [], own.made_from(), target.made_from()
+    for key, words in _PREPARATION.items():
+        if ours[key] != theirs[key]:
             found.append(
-                f"The pretraining's {what} was {a}, the target's is {b}: features of other images than were learnt. "
-                f"nnssl_plan_like makes a plan that agrees."
+                f"The pretraining's {words} was {ours[key]}, the target's is {theirs[key]}: features of other images "
+                f"than were learnt. nnssl_plan_like makes a plan that agrees."
             )
     return found
 

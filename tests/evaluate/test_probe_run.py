@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from nnssl.cli.probe import main
+from nnssl.encoders.other import build_other
 from nnssl.evaluate.features import preparation
 from nnssl.evaluate.probe_run import PRETRAINED, UNTRAINED
 from nnssl.evaluate.probe_target import Request, load
 from nnssl.evaluate.untrained import untrained
+from nnssl.export.other import other_content
 from nnssl.planning.grid import case_plan
 from tests.evaluate.labelled import blocks, write_case
 from tests.export.weights import write_weights
@@ -150,4 +152,24 @@ def test_other_spacing_is_a_warning_and_other_channels_are_refused(
 
     request = Request(weights=workspace / "w.pth", target="4")
     warnings = settle_target(request, load(request), folders(workspace)).warnings
-    assert any("spacing D H W in mm was (1.5, 1.25, 1.0), the target's is (3.0, 1.0, 1.0)" in one for one in warnings)
+    assert any("spacing D H W in mm was [1.5, 1.25, 1.0], the target's is [3.0, 1.0, 1.0]" in one for one in warnings)
+    other = tiny_plans(DATASET)
+    other["foreground_intensity_properties_per_channel"]["0"]["mean"] = 0.0
+    plan.write_text(json.dumps(other))
+    warnings = settle_target(request, load(request), folders(workspace)).warnings
+    assert any(one.startswith("The pretraining's CT intensity window was") for one in warnings)
+
+
+def test_networks_that_nnunet_does_not_know_are_probed_too(tmp_path: Path) -> None:
+    network = build_other("fpn3d", channels=1, options={"width": 4, "levels": 3})
+    torch.save(other_content(network, tiny_plans("Dataset745_Pre"), "3d_fullres", 1), tmp_path / "fpn.pth")
+    loaded = load(Request(weights=tmp_path / "fpn.pth", target="4"))
+    first, again, other = (untrained(loaded, seed=seed) for seed in (0, 0, 1))
+    assert loaded.channels == first.channels == (4, 8, 16)
+    assert loaded.strides == first.strides
+    image = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        maps = [made(image)[0] for made in (loaded, first, again, other)]
+    assert torch.equal(maps[1], maps[2])
+    assert not torch.equal(maps[1], maps[3])
+    assert not torch.equal(maps[0], maps[1])

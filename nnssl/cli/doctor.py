@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _diagnose(arguments: argparse.Namespace) -> int:
     apply_workspace(arguments)
     from nnssl.export.doctor import decoder_note, diagnose
+    from nnssl.export.other import for_nnunet
     from nnssl.export.rows import Commands
     from nnssl.export.sources import OURS, maker, read_any
     from nnssl.export.target_plan import read_target_plan
@@ -54,7 +55,7 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     where = folders()
     name = dataset(arguments.dataset, where=where)
     target = read_target_plan(name, where, plans_name=arguments.plans, configuration=arguments.configuration)
-    weights = read_any(arguments.weights)
+    weights = for_nnunet(read_any(arguments.weights))
     ours = shlex.join([str(arguments.weights), "-d", arguments.dataset])
     plan = shlex.join(["-p", arguments.plans, "-c", arguments.configuration])
     # nnssl_plan_like takes files of nnssl alone, for as many channels as they have

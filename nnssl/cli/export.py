@@ -74,6 +74,7 @@ def _export(arguments: argparse.Namespace) -> None:
     channels = _channels(arguments.channels)
     apply_workspace(arguments)
     from nnssl.export.fitted import write_fitted
+    from nnssl.export.other import for_nnunet
     from nnssl.export.sources import read_any
     from nnssl.export.target_plan import read_target_plan
     from nnssl.paths import dataset, folders
@@ -81,7 +82,7 @@ def _export(arguments: argparse.Namespace) -> None:
     where = folders()
     name = dataset(arguments.dataset, where=where)
     target = read_target_plan(name, where, plans_name=arguments.plans, configuration=arguments.configuration)
-    weights = read_any(arguments.weights, which=arguments.which)
+    weights = for_nnunet(read_any(arguments.weights, which=arguments.which))
     path = _output(arguments, weights.path, name)
     fitted, compared = write_fitted(
         path,

@@ -156,11 +156,12 @@ def fitting_plans(where: Folders, request: Request) -> str:
         return request.plans_name
     if request.weights is None:
         return _STOCK_PLANS
+    from nnssl.export.other import for_nnunet
     from nnssl.export.sources import read_any
     from nnssl.planning.plan_like import Keep, default_name
 
     name = dataset(request.target, where=where)
-    trained = read_any(request.weights).plans
+    trained = for_nnunet(read_any(request.weights)).plans
     known = "plans_name" in trained and "dataset_name" in trained  # other makers' files may say neither
     ours = [default_name(trained, Keep()), str(trained["plans_name"])] if known else []
     candidates = [*ours, _STOCK_PLANS]

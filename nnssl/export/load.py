@@ -146,7 +146,7 @@ def _loaded(weights: Weights, parts: tuple[str, ...]) -> nn.Module:
     architecture = weights.architecture
     name = str(architecture["network_class_name"])
     if name.rsplit(".", 1)[-1] not in SUPPORTED:
-        more = f" {NOTE[0].upper()}{NOTE[1:]}." if is_other(weights) else ""
+        more = f" {NOTE}." if is_other(weights) else ""
         raise ExportError(f"{weights.path} holds a {name}; only {' and '.join(SUPPORTED)} can be loaded.{more}")
     try:
         network = fresh_network(architecture, channels=weights.channels, classes=1, seed=0)

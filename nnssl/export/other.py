@@ -24,6 +24,21 @@ def is_other(weights: Weights) -> bool:
     return str(weights.adaptation["architecture_plans"]["arch_class_name"]) in KNOWN
 
 
+def for_nnunet(weights: Weights) -> Weights:
+    """The weights, if nnU-Net can build their network.
+
+    Raises:
+        ExportError: it cannot.
+    """
+    if is_other(weights):
+        name = weights.adaptation["architecture_plans"]["arch_class_name"]
+        raise ExportError(
+            f"{weights.path} holds the network {name}. {NOTE}. To fine-tune, pretrain nnU-Net's own network (for "
+            f"vox2vec --preset default or paper_unet)."
+        )
+    return weights
+
+
 def other_content(
     network: OtherNetwork,
     plans: Mapping[str, Any],
@@ -110,7 +125,7 @@ def compare(network: OtherNetwork, weights: Weights) -> int:
 
 
 def _finite(network: OtherNetwork) -> dict[str, Tensor]:
-    tensors = {f"{ENCODER}{name}": value.detach().cpu() for name, value in network.state_dict().items()}
+    tensors = {f"{ENCODER}{name}": value.detach().cpu().float() for name, value in network.state_dict().items()}
     bad = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
     if bad:
         raise ExportError(f"{len(bad)} tensors are not finite, first {bad[0]}; nothing was written.")

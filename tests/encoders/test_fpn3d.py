@@ -16,9 +16,11 @@ from nnssl.encoders.other import build_other
 from nnssl.errors import DataError, ExportError, PluginError
 from nnssl.evaluate.features import embed, preparation
 from nnssl.export.checkpoint import publish
+from nnssl.export.other import for_nnunet
 from nnssl.export.sources import read_any
 from nnssl.method import Exported
 from nnssl.testing_world import small_networks
+from tests.export.weights import write_weights
 from tests.tiny import tiny_plans
 
 
@@ -123,6 +125,14 @@ def test_its_file_says_that_nnunet_cannot_take_it_and_who_can(published: tuple[F
     assert pyramid.channels == (4, 8, 16)
     with pytest.raises(ExportError, match=r"fpn3d.*nnssl\.load_pyramid"):
         nnssl.load_encoder(path)
+
+
+def test_commands_that_lead_to_nnunet_refuse_it(published: tuple[FPN3d, Path, str], tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"holds the network fpn3d\. nnU-Net cannot build.*paper_unet"):
+        for_nnunet(read_any(published[1]))
+    write_weights(tmp_path / "checkpoint_final.pth", tiny_plans("Dataset745_Pre"))
+    weights = read_any(tmp_path / "checkpoint_final.pth")
+    assert for_nnunet(weights) is weights
 
 
 def test_images_are_windowed_for_it_as_in_training(published: tuple[FPN3d, Path, str]) -> None:

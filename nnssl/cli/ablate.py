@@ -7,10 +7,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from nnssl.cli import _common
 from nnssl.cli._screen import Screen
 from nnssl.errors import UsageError
+
+if TYPE_CHECKING:
+    from nnssl.evaluate.ablate_run import Request
 
 PROG = "nnssl_ablate"
 _OURS = ("-w", "-d", "-o", "-c", "-device", "--workspace", "--no_untrained", "--dry_run")  # not for the judge's options
@@ -61,6 +65,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def _ablate(arguments: argparse.Namespace) -> None:
     _common.apply_workspace(arguments)
+    request = _request(arguments)
+    from nnssl.evaluate.ablate_report import in_words, make_report, write_report
+    from nnssl.evaluate.ablate_run import Ablation
+    from nnssl.paths import folders
+
+    screen = Screen()
+    ablation = Ablation(request, folders(), screen)
+    screen.say(ablation.describe())
+    if arguments.dry_run:
+        screen.say("\n".join(ablation.commands()))
+        return
+    ablation.run()
+    report = make_report(ablation)
+    page = write_report(request.out, report)
+    screen.say(f"\n{in_words(report)}\nReport: {page}")
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    """Everything checked that every run would stumble over."""
     options = _judge_options(arguments)
     if arguments.seeds < 1 or arguments.at_once < 1:
         raise UsageError("--seeds and -j must be at least 1.")
@@ -68,8 +91,7 @@ def _ablate(arguments: argparse.Namespace) -> None:
 
     from nnssl.engine.recipe import assignments
     from nnssl.evaluate.ablate_plan import plan_runs, read_factor
-    from nnssl.evaluate.ablate_report import in_words, make_report, write_report
-    from nnssl.evaluate.ablate_run import Ablation, Request
+    from nnssl.evaluate.ablate_run import Request
     from nnssl.launch import Request as Pretraining
     from nnssl.launch import check_name, read_plans
     from nnssl.paths import dataset, folders
@@ -77,27 +99,22 @@ def _ablate(arguments: argparse.Namespace) -> None:
 
     where = folders()
     names = [dataset(given, where=where) for given in arguments.datasets]
+    trainer, configuration, plans = arguments.trainer, arguments.configuration, arguments.plans
     check_name(arguments.prefix)
     runs = plan_runs(
-        find_trainer(arguments.trainer),
+        find_trainer(trainer),
         [read_factor(word) for word in arguments.over],
         preset=arguments.preset or "default",
         overrides=assignments(arguments.set),
         seeds=arguments.seeds,
         prefix=arguments.prefix,
     )
-    asked = Pretraining(
-        trainer=arguments.trainer,
-        dataset=names[0],
-        configuration=arguments.configuration,
-        plans_name=arguments.plans,
-    )
-    read_plans(where, asked)  # what every run would stumble over is said once
-    request = Request(
+    read_plans(where, Pretraining(trainer=trainer, dataset=names[0], configuration=configuration, plans_name=plans))
+    return Request(
         datasets=names,
-        configuration=arguments.configuration,
-        trainer=arguments.trainer,
-        plans_name=arguments.plans,
+        configuration=configuration,
+        trainer=trainer,
+        plans_name=plans,
         preset=arguments.preset,
         runs=runs,
         target=None if arguments.target is None else dataset(arguments.target, where=where),
@@ -107,16 +124,6 @@ def _ablate(arguments: argparse.Namespace) -> None:
         at_once=arguments.at_once,
         out=Path(arguments.out).expanduser().resolve(),
     )
-    screen = Screen()
-    ablation = Ablation(request, where, screen)
-    screen.say(ablation.describe())
-    if arguments.dry_run:
-        screen.say("\n".join(ablation.commands()))
-        return
-    ablation.run()
-    report = make_report(ablation)
-    page = write_report(request.out, report)
-    screen.say(f"\n{in_words(report)}\nReport: {page}")
 
 
 def _judge_options(arguments: argparse.Namespace) -> list[str]:

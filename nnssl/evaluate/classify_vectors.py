@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from nnssl.atomic import whole_file
@@ -71,13 +72,9 @@ def vectors(
             except DataError as error:  # all bad images of hundreds are told at once
                 bad.append(str(error))
                 continue
-            found = {
-                name: embed(network, torch.from_numpy(data), largest=largest, device=device).vector.numpy()
-                for name, network in networks.items()
-            }
             if keep_images:
-                with whole_file(prepared_file(folder, item)) as temporary, temporary.open("wb") as stream:
-                    np.save(stream, data)
+                _keep(prepared_file(folder, item), data)
+            found = _vectors(networks, data, largest, device)
             made[_stamp(item)] = {"hash": image.source_hash, **found}
     finally:  # a stopped command keeps what it has
         _write(folder / VECTORS, key, made, list(networks))
@@ -86,6 +83,21 @@ def vectors(
     rows = [made[_stamp(item)] for item in items]
     stacked = {name: np.stack([row[name] for row in rows]).astype(np.float64) for name in networks}
     return stacked, {item.name: str(row["hash"]) for item, row in zip(items, rows, strict=True)}
+
+
+def _vectors(
+    networks: Mapping[str, Any], data: npt.NDArray[np.float32], largest: Sequence[int], device: str
+) -> dict[str, npt.NDArray[np.float32]]:
+    """{network: (d,)} of one prepared image."""
+    image = torch.from_numpy(data)
+    return {
+        name: embed(network, image, largest=largest, device=device).vector.numpy() for name, network in networks.items()
+    }
+
+
+def _keep(file: Path, data: npt.NDArray[np.float32]) -> None:
+    with whole_file(file) as temporary, temporary.open("wb") as stream:
+        np.save(stream, data)
 
 
 def _stamp(item: Item) -> str:

@@ -83,6 +83,7 @@ class _Residual(nn.Module):
         self.inner, self.outer = nn.Conv3d(width, width, 1), nn.Conv3d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, d, h, w) to the same shape."""
         inner = self.inner(F.relu(self.first(x)))
         changed: Tensor = self.outer(F.relu(self.second(inner)))
         return x + changed

@@ -14,8 +14,12 @@ from nnssl.evaluate.compare_style import STYLE
 from nnssl.report.canvas import label_words
 
 PAGE = "report.html"
-_METRICS = {"dice": "Dice, %", "nsd": "surface distance, %"}
+_METRICS = {"dice": "Dice, %", "nsd": "NSD, %"}
 _NOTHING = "-"
+_FOOTNOTE = (
+    "In brackets: 95 % intervals over subjects and label draws. NSD: normalised surface distance, the share of both "
+    "surfaces that lies within {:g} mm of the other; more is better."
+)
 _ABOVE = 1  # pictures before the sentences: the gains
 _VERDICTS = {"gain": "gain", "loss": "loss", "none": "no difference can be claimed"}
 
@@ -77,7 +81,9 @@ def _overview(report: Mapping[str, Any]) -> list[str]:
                 dice = value["dice"]
                 verdict = f'<span class="{escape(dice["verdict"])}">{_VERDICTS[dice["verdict"]]}</span>'
                 if "not_worse" in dice and dice["verdict"] == "none":
-                    verdict += "; no worse by 0.5 points" if dice["not_worse"] else "; nor that it is no worse"
+                    verdict += (
+                        "; no worse by 0.5 points" if dice["not_worse"] else "; nor that it is no worse by 0.5 points"
+                    )
                 share = found["gap_closed"].get(labels, {}).get(arm)
                 cells = [*map(escape, (target, label_words(labels), arm, value["against"]))]
                 rows.append(
@@ -85,10 +91,10 @@ def _overview(report: Mapping[str, Any]) -> list[str]:
                      escape(_reach(value["reach"]))]
                 )  # fmt: skip
     head = (
-        "target", "labels", "checkpoint", "against", "gain in Dice, points", "gain in surface distance, points",
+        "target", "labels", "checkpoint", "against", "gain in Dice, points", "gain in NSD, points",
         "claim (Dice)", "share of label gap closed", "iterations to scratch's end",
     )  # fmt: skip
-    return [_table(head, rows), "<p class='small'>In brackets: 95 % intervals over subjects and label draws.</p>"]
+    return [_table(head, rows), f"<p class='small'>{escape(_FOOTNOTE.format(report['tolerance_mm']))}</p>"]
 
 
 def _whole(cell: str) -> str:
@@ -128,7 +134,7 @@ def _contestants(report: Mapping[str, Any]) -> str:
             arm, about["weights"] or "no pretraining", _NOTHING if about["weights"] is None else
             "unknown" if hours is None else f"{hours:.3g}", f"{spent:.3g}", f"{report['mean_rank'][arm]:.2f}",
         )  # fmt: skip
-        rows.append([escape(cell) for cell in cells])
+        rows.append([_whole(escape(cells[0])), *(escape(cell) for cell in cells[1:])])
     head = (
         "arm", "starts from", "hours of pretraining", "hours of all its fine-tunings",
         "mean rank over targets and numbers of labels",
@@ -214,7 +220,7 @@ def _cases(counted: Mapping[str, Any], classes: Sequence[str]) -> str:
         for case in cases
         for name in classes
     ]  # fmt: skip
-    short = {"dice": "Dice", "nsd": "surface"}
+    short = {"dice": "Dice", "nsd": "NSD"}
     return _table(("case", "class", *(f"{arm}, {short[metric]}" for arm in arms for metric in _METRICS)), rows)
 
 

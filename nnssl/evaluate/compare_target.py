@@ -19,6 +19,7 @@ from nnssl.export.adaptation import resolved_configuration
 from nnssl.paths import Folders
 from nnssl.planning.cases import read_raw_dataset
 
+_FEWEST_SUBJECTS = 2  # to be measured at all; a claim needs more
 _ENDINGS = (".b2nd", ".npz", ".npy")
 
 
@@ -44,6 +45,12 @@ def settle_target(given: str, request: Request, arms: Mapping[str, Contender], w
     )  # fmt: skip
     if not target.classes:
         raise DataError(f"{dataset} has no class besides the background (dataset.json), so nothing can be compared.")
+    if len(target.test_subjects) < _FEWEST_SUBJECTS:
+        raise DataError(
+            f"{dataset} has {len(target.test_subjects)} test subject in fold(s) "
+            f"{', '.join(map(str, request.folds))}; a paired comparison needs at least {_FEWEST_SUBJECTS}. Give more "
+            f"--folds, or another splits_final.json."
+        )
     _check_preprocessed(home / str(chosen["data_identifier"]), target)
     warnings = [sentence for arm in arms.values() for sentence in check_start(arm, target)]
     hashes = scan_hashes(

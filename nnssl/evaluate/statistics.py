@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -193,9 +194,7 @@ def resampled_means(
         confidence: that of the interval the means will be used for, 0 to 1.
     """
     runs, cases = tables[0].shape
-    rng = np.random.default_rng(seed)
-    row_counts = rng.multinomial(runs, np.full(runs, 1 / runs), resamples).astype(np.float64)
-    column_counts = rng.multinomial(cases, np.full(cases, 1 / cases), resamples).astype(np.float64)
+    row_counts, column_counts = _counts(runs, cases, resamples, seed)
     means = np.empty((resamples, len(tables)))
     for index, table in enumerate(tables):
         counted = np.isfinite(table).astype(np.float64)
@@ -205,6 +204,14 @@ def resampled_means(
         with np.errstate(invalid="ignore", divide="ignore"):
             means[:, index] = total / weight
     return means
+
+
+@lru_cache(maxsize=4)
+def _counts(runs: int, cases: int, resamples: int, seed: int) -> tuple[Numbers, Numbers]:
+    """How often each run (resamples, R) and each case (resamples, n) is drawn; reports ask for the same ones often."""
+    rng = np.random.default_rng(seed)
+    rows = rng.multinomial(runs, np.full(runs, 1 / runs), resamples).astype(np.float64)
+    return rows, rng.multinomial(cases, np.full(cases, 1 / cases), resamples).astype(np.float64)
 
 
 def widened(table: Numbers, *, confidence: float = CONFIDENCE) -> Numbers:

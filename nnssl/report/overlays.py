@@ -13,6 +13,7 @@ import numpy.typing as npt
 from nnssl.report.canvas import class_colours, figure, save
 
 _SIDE = 2.7  # inches of a panel
+_LEGEND_ENTRY = 1.7  # inches
 _DIMMED = 1.25  # how much of the scale the image leaves to the outlines
 _FINE = 4  # points a voxel side, so that outlines follow voxels
 
@@ -74,7 +75,8 @@ def draw_overlays(path: Path, title: str, rows: Sequence[Row], classes: Mapping[
             axes.axis("off")
     lines = [Line2D([], [], color=colour, lw=2, label=f"predicted {name}") for name, colour in palette.items()]
     lines.append(Line2D([], [], color="white", lw=2, path_effects=_halo(2), label="reference"))
-    drawn.legend(handles=lines, loc="outside lower center", ncols=min(5, len(lines)), fontsize=8, frameon=False)
+    fitting = max(1, int(_SIDE * len(rows[0].panels) / _LEGEND_ENTRY))
+    drawn.legend(handles=lines, loc="outside lower center", ncols=min(fitting, len(lines)), fontsize=8, frameon=False)
     save(drawn, path)
 
 

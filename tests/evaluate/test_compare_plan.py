@@ -86,6 +86,13 @@ def test_a_subject_on_both_sides_of_a_fold(where: Folders, tmp_path: Path) -> No
         settled(where, request(tmp_path))
 
 
+def test_a_single_test_subject(where: Folders, tmp_path: Path) -> None:
+    split = [{"train": ["case_00", "case_01"], "val": ["case_02"]}]
+    (where.preprocessed / NAME / "splits_final.json").write_text(json.dumps(split))
+    with pytest.raises(DataError, match=r"1 test subject in fold\(s\) 0; a paired comparison needs at least 2"):
+        settled(where, request(tmp_path))
+
+
 def test_a_case_that_was_not_preprocessed(where: Folders, tmp_path: Path) -> None:
     (where.preprocessed / NAME / "nnsslPlans_3d_fullres" / "case_03.b2nd").unlink()
     with pytest.raises(DataError, match=r"1 case\(s\) of Dataset004_Tiny were not preprocessed .* case_03"):

@@ -350,7 +350,12 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
                 "recipe_hash": self.run_recipe.digest(),
                 "steps": self.steps_done,
                 "total_steps": self.run_recipe.total_steps,
-                "data": {**self.feed.identity, "sources": self.feed.sources},
+                "data": {
+                    **self.feed.identity,
+                    "orientation": self.feed.orientation,
+                    "matchers": self.feed.matchers,
+                    "sources": self.feed.sources,
+                },
             },
             citations=[
                 {"type": "Pretraining method", "name": type(self).__name__, "apa_citations": [self.method.PAPER]}

@@ -76,11 +76,13 @@ class Collection:
         halves = [split(group) for group in groups]
         for group, (training, held_out) in zip(groups, halves, strict=True):
             notes.append(_split_note(group, training, held_out))
+        matches = _read_matches(folders, groups, needs)
+        notes += _match_notes(matches)
         return cls(
             training=tuple(entry for training, _ in halves for entry in training),
             held_out=tuple(entry for _, held_out in halves for entry in held_out),
             weights=None if mix is None else {g[0].dataset: float(w) for g, w in zip(groups, mix, strict=True)},
-            matches=_read_matches(folders, groups, needs),
+            matches=matches,
             notes=tuple(notes),
         )
 
@@ -123,6 +125,10 @@ class Collection:
             )
         return usable
 
+    def matchers(self) -> dict[str, dict[str, int]]:
+        """{data set: {"name:fingerprint" of a matcher: rows of the match tables by it}}."""
+        return _by_matcher(self.matches)
+
     def data_info(self, *, batch_size: int, steps_per_epoch: int) -> DataInfo:
         """What a method may know of the data."""
         shapes = np.array([entry.shape for entry in self.training])
@@ -145,6 +151,25 @@ def _split_note(group: Sequence[CaseEntry], training: Sequence[CaseEntry], held_
     return f"{name}: {len(training)} training cases; {held} held out for health probes."
 
 
+def _match_notes(matches: Mapping[CaseKey, Sequence[Match]]) -> list[str]:
+    """Who made the tables, so that no run by body coordinates passes for one by embeddings."""
+    counts = _by_matcher(matches)
+    return [
+        f"{name}: matched points by " + ", ".join(f"{who} ({count} rows)" for who, count in sorted(by.items())) + "."
+        for name, by in sorted(counts.items())
+    ]
+
+
+def _by_matcher(matches: Mapping[CaseKey, Sequence[Match]]) -> dict[str, dict[str, int]]:
+    """{data set: {matcher: rows}}; every row is in `matches` twice, once from each end."""
+    found: dict[str, dict[str, int]] = {}
+    for (dataset, _), rows in matches.items():
+        counts = found.setdefault(dataset, {})
+        for row in rows:
+            counts[row.matcher] = counts.get(row.matcher, 0) + 1
+    return {name: {who: counts[who] // 2 for who in sorted(counts)} for name, counts in found.items()}
+
+
 def _read_matches(
     folders: Sequence[Path], groups: Sequence[Sequence[CaseEntry]], needs: Needs
 ) -> dict[CaseKey, tuple[Match, ...]]:
@@ -160,6 +185,8 @@ def _read_matches(
                     case_b=row.case_a,
                     point_b_mm=row.point_a_mm,
                     score=row.score,
+                    cycle_mm=row.cycle_mm,
+                    matcher=row.matcher,
                 )
                 for match in (row, turned):
                     found.setdefault((dataset, match.case_a), []).append(match)

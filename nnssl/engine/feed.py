@@ -18,6 +18,7 @@ from nnssl.engine.probe_set import held_out_probe
 from nnssl.engine.recipe import Recipe
 from nnssl.errors import PlanError
 from nnssl.method import DataInfo, Needs, PlanInfo
+from nnssl.planning.orientation import most_common
 from nnssl.views.spec import ViewSpec
 
 
@@ -27,6 +28,8 @@ class Feed:
     Attributes:
         info: what the method may know.
         identity: data sets, mix, number of cases and a hash of them: a continued run must have the same.
+        orientation: how most of the stored cases lie in the patient, as `nnssl.planning.orientation.codes` says it.
+        matchers: {"DATASET": who made the rows of its match table, and how many}; empty without a table.
         sources: {"DATASET/CASE": hash of the scan's content}, for a later check that no test scan was pretrained on.
         sentences: what the log should say about the data.
     """
@@ -56,6 +59,8 @@ class Feed:
         self.sentences = list(self.collection.notes)
         entries = [*self.collection.training, *self.collection.held_out]
         self.sources = {f"{e.dataset}/{e.case_id}": e.source_hash for e in entries if e.source_hash}
+        self.matchers = self.collection.matchers()
+        self.orientation = most_common([entry.to_world for entry in entries])
         cases = sorted((e.dataset, e.case_id, e.shape, e.source_hash) for e in self.collection.training)
         self.identity: Mapping[str, Any] = {
             "datasets": [folder.parent.name for folder in folders],

@@ -1,0 +1,1 @@
+"""The same anatomy in two scans: matchers behind one interface, match tables, pictures of matches."""

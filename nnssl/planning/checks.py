@@ -53,7 +53,7 @@ def findings(voxels: Volume, modality: str) -> list[Finding]:
         share = float((voxels == common).mean())
         if share > _EMPTY:
             found.append(Finding("near_empty", f"{100 * share:.2f} % of its voxels are {common:g}"))
-    if not found and _labels(voxels, values):
+    if _labels(voxels, values):
         found.append(Finding("label_map", f"it has {len(values)} values, whole numbers in even patches, like labels"))
     if modality.lower() == "ct":
         found += _not_hounsfield(float(voxels.min()), float(voxels.max()))

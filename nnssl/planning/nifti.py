@@ -55,7 +55,7 @@ def read_nifti(path: Path) -> NiftiImage:
         Refused: truncated, damaged, not NIfTI, not one 3D scalar volume, or without a usable orientation.
     """
     digest = hashlib.sha256()
-    blocks = _content(path, digest)
+    blocks = content_blocks(path, digest)
     start = b""
     for block in blocks:
         start += block
@@ -75,9 +75,19 @@ def read_nifti(path: Path) -> NiftiImage:
     )
 
 
-def _content(path: Path, digest: Any) -> Iterator[bytes]:
-    """The file's bytes after decompression, block by block; the gzip checksum is checked at the end."""
+def content_blocks(path: Path, digest: Any, *, offset: int = 0) -> Iterator[bytes]:
+    """The file's bytes after decompression, block by block; the gzip checksum is checked at the end.
+
+    Args:
+        path: a file, compressed by gzip or not.
+        digest: of hashlib; takes in what is read.
+        offset: where to begin.
+
+    Raises:
+        Refused: truncated or damaged.
+    """
     with path.open("rb") as file:
+        file.seek(offset)
         block = file.read(_BLOCK)
         if not block.startswith(_GZIP):
             while block:

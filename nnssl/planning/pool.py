@@ -8,17 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 from nnssl.errors import DataError
-from nnssl.planning.cases import RawFiles
+
+
+class Work(Protocol):
+    """What can be worked on: something with a name and files."""
+
+    @property
+    def case_id(self) -> str:
+        """Its name, for messages."""
+        ...
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its files, for messages."""
+        ...
+
 
 T = TypeVar("T")
+W = TypeVar("W", bound=Work)
 
 
 def for_each_case(
-    function: Callable[[RawFiles], T], cases: Sequence[RawFiles], *, workers: int, title: str
-) -> Iterator[tuple[RawFiles, T | str]]:
+    function: Callable[[W], T], cases: Sequence[W], *, workers: int, title: str
+) -> Iterator[tuple[W, T | str]]:
     """(case, result) as they are done, with a progress bar; for a case that cannot be used, the reason as text.
 
     Anything but an unusable case ends the work: cases not begun are cancelled and the error is raised.
@@ -38,7 +54,7 @@ def for_each_case(
         tqdm(total=len(cases), desc=title, unit="case", dynamic_ncols=True, disable=not cases) as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
-        running: dict[Future[T], RawFiles] = {}
+        running: dict[Future[T], W] = {}
         waiting = iter(cases)
         try:
             while True:
@@ -57,7 +73,7 @@ def for_each_case(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _result(future: Future[T], case: RawFiles, workers: int) -> T | str:
+def _result(future: Future[T], case: W, workers: int) -> T | str:
     try:
         return future.result()
     except DataError as error:

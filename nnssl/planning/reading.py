@@ -15,8 +15,8 @@ from nnssl.planning.nifti import NiftiImage, is_nifti, read_nifti
 from nnssl.planning.refusal import Refused
 
 Affine = npt.NDArray[np.float64]
-_LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_REVERSE = np.eye(4)[[2, 1, 0, 3]]  # index (z, y, x) <-> (x, y, z)
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+REVERSE = np.eye(4)[[2, 1, 0, 3]]  # index (z, y, x) <-> (x, y, z)
 _GEOMETRY_TOLERANCE = 0.1  # channels may disagree by this share of the smallest voxel side, in any corner
 
 
@@ -38,7 +38,16 @@ class Image:
 
 
 @dataclass(frozen=True)
-class _Channel:
+class Channel:
+    """One file as read.
+
+    Attributes:
+        voxels: (D, H, W) float32.
+        spacing_mm: voxel size D H W.
+        to_world: 4x4 from voxel index (d, h, w, 1) to mm in LPS.
+        sha256: of the file's contents.
+    """
+
     voxels: npt.NDArray[np.float32]
     spacing_mm: tuple[float, float, float]
     to_world: Affine
@@ -55,10 +64,10 @@ def read_image(files: Sequence[Path], reader: str) -> Image:
     Raises:
         Refused: a file cannot be read or used; the message names it.
     """
-    channels = [_read_channel(file, reader) for file in files]
+    channels = [read_channel(file, reader) for file in files]
     for file, channel in zip(files, channels, strict=True):
-        _check_values(file, channel.voxels)
-        _check_same_geometry(files[0], channels[0], file, channel)
+        check_finite(file, channel.voxels)
+        check_same_geometry(files[0], channels[0], file, channel)
     first = channels[0]
     digest = hashlib.sha256(b"".join(channel.sha256 for channel in channels)).hexdigest()
     data = first.voxels[None] if len(channels) == 1 else np.stack([channel.voxels for channel in channels])
@@ -71,23 +80,24 @@ def source_stamp(files: Sequence[Path]) -> str:
     return ";".join(f"{name}:{stat.st_size}:{stat.st_mtime_ns}" for name, stat in stats)
 
 
-def _read_channel(file: Path, reader: str) -> _Channel:
+def read_channel(file: Path, reader: str) -> Channel:
+    """One file, checked as far as one file can be checked without a look at its values."""
     if not file.is_file():
         raise Refused("missing_file", f"{file} is missing.")
     if not is_nifti(file):
         sha256 = hashlib.sha256(file.read_bytes()).digest()
-        return _by_itk(file, sha256) if reader == "SimpleITKIO" else _by_nnunet(file, reader, sha256)
+        return read_by_itk(file, sha256) if reader == "SimpleITKIO" else _by_nnunet(file, reader, sha256)
     image = read_nifti(file)
     if reader == "SimpleITKIO":
-        return _Channel(image.voxels, *_itk_geometry(file, image), image.sha256)
+        return Channel(image.voxels, *itk_geometry(file, image), image.sha256)
     if reader == "NibabelIO":
         i, j, k = image.zooms_mm
-        return _Channel(image.voxels, (k, j, i), _LPS_FROM_RAS @ image.affine @ _REVERSE, image.sha256)
+        return Channel(image.voxels, (k, j, i), LPS_FROM_RAS @ image.affine @ REVERSE, image.sha256)
     return _by_nnunet(file, reader, image.sha256)
 
 
-def _itk_geometry(file: Path, image: NiftiImage) -> tuple[tuple[float, float, float], Affine]:
-    """Spacing and affine by ITK's own rules for choosing between qform and sform, so that they are nnU-Net's."""
+def itk_geometry(file: Path, image: NiftiImage) -> tuple[tuple[float, float, float], Affine]:
+    """Spacing D H W and affine by ITK's own rules for choosing between qform and sform, so that they are nnU-Net's."""
     import SimpleITK
 
     if image.version == 2:
@@ -99,22 +109,24 @@ def _itk_geometry(file: Path, image: NiftiImage) -> tuple[tuple[float, float, fl
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise Refused("unreadable", f"SimpleITK cannot read the header of {file} ({_last_line(error)}).") from error
-    return _from_itk(reader.GetSpacing()[:3], reader.GetOrigin()[:3], reader.GetDirection())
+        raise Refused("unreadable", f"SimpleITK cannot read the header of {file} ({last_line(error)}).") from error
+    return from_itk(reader.GetSpacing()[:3], reader.GetOrigin()[:3], reader.GetDirection())
 
 
-def _from_itk(
+def from_itk(
     spacing: Sequence[float], origin: Sequence[float], direction: Sequence[float]
 ) -> tuple[tuple[float, float, float], Affine]:
+    """Spacing D H W and 4x4 from index (d, h, w, 1) to mm, from what SimpleITK says in x y z."""
     rank = round(len(direction) ** 0.5)
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(direction, (rank, rank))[:3, :3] * np.asarray(spacing)
     affine[:3, 3] = origin
     x, y, z = (abs(float(side)) for side in spacing)
-    return (z, y, x), affine @ _REVERSE
+    return (z, y, x), affine @ REVERSE
 
 
-def _by_itk(file: Path, sha256: bytes) -> _Channel:
+def read_by_itk(file: Path, sha256: bytes) -> Channel:
+    """A file of any format but NIfTI, through SimpleITK."""
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
@@ -138,38 +150,39 @@ def _by_itk(file: Path, sha256: bytes) -> _Channel:
         voxels = SimpleITK.GetArrayFromImage(reader.Execute()).astype(np.float32)
     except RuntimeError as error:
         raise Refused(
-            "unreadable", f"SimpleITK cannot read {file} ({_last_line(error)}). Copy or convert it again."
+            "unreadable", f"SimpleITK cannot read {file} ({last_line(error)}). Copy or convert it again."
         ) from error
-    spacing, to_world = _from_itk(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
-    return _Channel(voxels, spacing, to_world, sha256)
+    spacing, to_world = from_itk(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    return Channel(voxels, spacing, to_world, sha256)
 
 
-def _by_nnunet(file: Path, reader: str, sha256: bytes) -> _Channel:
+def _by_nnunet(file: Path, reader: str, sha256: bytes) -> Channel:
     """Through nnU-Net's reader class, for the formats and reorientations that we do not read ourselves."""
     from nnssl.nnunet import read_images
 
     try:
         data, properties = read_images(reader, [file])
     except Exception as error:  # readers raise whatever their library raises; all of it means an unreadable file
-        raise Refused("unreadable", f"nnU-Net's reader {reader} cannot read {file} ({_last_line(error)}).") from error
+        raise Refused("unreadable", f"nnU-Net's reader {reader} cannot read {file} ({last_line(error)}).") from error
     if data.ndim != 4 or data.shape[0] != 1 or min(data.shape) < 1 or min(data.shape[1:]) < 2:
         raise Refused("four_dimensional", f"{file} must hold one 3D volume; {reader} gave shape {tuple(data.shape)}.")
     d, h, w = (float(side) for side in properties["spacing"])
-    return _Channel(np.ascontiguousarray(data[0], np.float32), (d, h, w), _affine_of(properties), sha256)
+    return Channel(np.ascontiguousarray(data[0], np.float32), (d, h, w), _affine_of(properties), sha256)
 
 
 def _affine_of(properties: dict[str, Any]) -> Affine:
     if "sitk_stuff" in properties:
         geometry = properties["sitk_stuff"]
-        return _from_itk(geometry["spacing"], geometry["origin"], geometry["direction"])[1]
+        return from_itk(geometry["spacing"], geometry["origin"], geometry["direction"])[1]
     if "nibabel_stuff" in properties:
         geometry = properties["nibabel_stuff"]
         ras = geometry.get("reoriented_affine", geometry["original_affine"])
-        return _LPS_FROM_RAS @ np.asarray(ras, np.float64) @ _REVERSE
+        return LPS_FROM_RAS @ np.asarray(ras, np.float64) @ REVERSE
     return np.diag([*(float(side) for side in properties["spacing"]), 1.0])
 
 
-def _check_values(file: Path, voxels: npt.NDArray[np.float32]) -> None:
+def check_finite(file: Path, voxels: npt.NDArray[np.float32]) -> None:
+    """Refuse NaN, infinite and constant voxels."""
     low, high = float(voxels.min()), float(voxels.max())  # both are NaN if any voxel is
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int((~np.isfinite(voxels)).sum())
@@ -183,7 +196,8 @@ def _check_values(file: Path, voxels: npt.NDArray[np.float32]) -> None:
         )
 
 
-def _check_same_geometry(first_file: Path, first: _Channel, file: Path, other: _Channel) -> None:
+def check_same_geometry(first_file: Path, first: Channel, file: Path, other: Channel) -> None:
+    """Refuse channels of other sizes or places."""
     if first.voxels.shape != other.voxels.shape:
         raise Refused(
             "channels_differ",
@@ -201,10 +215,11 @@ def _check_same_geometry(first_file: Path, first: _Channel, file: Path, other: _
         )
 
 
-def _sides(channel: _Channel) -> str:
+def _sides(channel: Channel) -> str:
     return "x".join(map(str, channel.voxels.shape))
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
+    """What a library says, without the lines that say where in its sources."""
     lines = str(error).strip().splitlines()
     return lines[-1].strip() if lines else type(error).__name__

@@ -87,7 +87,7 @@ def checked_reasons(names: Iterable[str]) -> frozenset[str]:
             raise UsageError(f"--accept takes names of reasons, not {name!r}. Those that can be accepted: {possible}.")
         if not REASONS[name].accepted:
             raise UsageError(
-                f"--accept {name} is not possible: {REASONS[name].means}, and nothing is left to use. Those that can be "
+                f"--accept {name} is not possible: {REASONS[name].means}, nothing is left to use. Those that can be "
                 f"accepted: {possible}."
             )
     return wanted

@@ -1,0 +1,97 @@
+"""A table: path, and if it likes subject, session, modality, split and case; one row a scan."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+from nnssl.errors import DataError
+from nnssl.ingest.dicom import series_scans
+from nnssl.ingest.identity import Pseudonyms
+from nnssl.ingest.listed import HELD_OUT, listed_file
+from nnssl.ingest.names import shown, stem
+from nnssl.ingest.scan import Part, Scan
+from nnssl.planning.checks import Finding
+
+_COLUMNS = {
+    "path": ("path", "image", "image_path", "file", "filename", "filepath", "file_path"),
+    "subject": ("subject", "subject_id", "patient", "patient_id", "participant_id"),
+    "session": ("session", "session_id", "visit", "timepoint"),
+    "modality": ("modality", "sequence"),
+    "split": ("split", "set", "fold"),
+    "case": ("case", "case_id", "name"),
+}
+
+
+def csv_scans(file: Path, pseudonyms: Pseudonyms) -> list[Scan]:
+    """The rows of a table with commas, semicolons or tabs.
+
+    Raises:
+        DataError: it is no such table.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} is not a text table ({error}). Save it as CSV in UTF-8.") from error
+    first = text.splitlines()[0] if text.strip() else ""
+    delimiter = max(",;\t", key=first.count)
+    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    columns = _columns(file, [name or "" for name in rows.fieldnames or []])
+    scans = []
+    try:
+        for row in rows:
+            values = {key: (row.get(name) or "").strip() for key, name in columns.items()}
+            scans += _row(values, file, pseudonyms)
+    except csv.Error as error:
+        raise DataError(f"{file} is not a table of one row a scan ({error}). Correct it.") from error
+    return scans
+
+
+def _columns(file: Path, names: list[str]) -> dict[str, str]:
+    """{what it is: the column's name}."""
+    lower = {name.strip().lower(): name for name in names}
+    found = {key: lower[name] for key, known in _COLUMNS.items() for name in reversed(known) if name in lower}
+    if "path" not in found:
+        raise DataError(
+            f"{file} needs a column called path, and may have subject, session, modality, split and case; found "
+            f"{', '.join(map(repr, names)) or 'nothing'}."
+        )
+    return found
+
+
+def _row(values: dict[str, str], file: Path, pseudonyms: Pseudonyms) -> list[Scan]:
+    found = listed_file(values["path"], file.parent, file.parent, folders_too=True)
+    if isinstance(found, Scan):
+        return [found]
+    split = values.get("split", "")
+    held_out = Finding("held_out", f"the list has it for {split}") if split.lower() in HELD_OUT else None
+    modality = values.get("modality", "")
+    if found.is_dir():
+        series = series_scans(sorted(each for each in found.iterdir() if each.is_file()), file.parent, pseudonyms)
+        return [_named(scan, values, held_out, modality) for scan in series]
+    name = values.get("case") or "_".join(filter(None, (values.get("subject"), values.get("session"), stem(found))))
+    return [
+        Scan(
+            parts=(Part(files=(found,), modality=modality),),
+            shown=shown(found, file.parent),
+            name=name,
+            subject=values.get("subject") or name,
+            session=values.get("session", ""),
+            split=split,
+            refused=held_out,
+        )
+    ]
+
+
+def _named(scan: Scan, values: dict[str, str], held_out: Finding | None, modality: str) -> Scan:
+    """A DICOM series with what its row says of it."""
+    return replace(
+        scan,
+        name=values.get("case") or scan.name,
+        subject=values.get("subject") or scan.subject,
+        session=values.get("session") or scan.session,
+        split=values.get("split", ""),
+        refused=scan.refused or held_out,
+        parts=tuple(replace(part, modality=modality or part.modality) for part in scan.parts),
+    )

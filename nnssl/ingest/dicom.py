@@ -1,0 +1,223 @@
+"""DICOM files found in folders, grouped into volumes: by series, then by geometry, then by what repeats in place."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnssl.ingest.identity import Pseudonyms, without
+from nnssl.ingest.names import shown
+from nnssl.ingest.scan import Part, Scan
+from nnssl.planning.checks import Finding
+
+_TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName",
+    "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "Modality", "ImageType", "Rows", "Columns",
+    "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "NumberOfFrames", "TemporalPositionIdentifier",
+    "AcquisitionNumber", "EchoNumbers", "AcquisitionTime", "DiffusionBValue", "SamplesPerPixel",
+]  # fmt: skip
+_SECRET = ("PatientID", "PatientName", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber")
+_NO_IMAGE = frozenset(
+    [
+        "SR",
+        "SEG",
+        "RTSTRUCT",
+        "RTDOSE",
+        "RTPLAN",
+        "RTRECORD",
+        "PR",
+        "KO",
+        "REG",
+        "DOC",
+        "FID",
+        "AU",
+        "ECG",
+        "HD",
+        "PLAN",
+        "SMR",
+        "RWV",
+        "M3D",
+    ]
+)
+_APART_MM = 0.01  # slices closer than this lie in one place
+# what may tell volumes of one series apart, in this order
+_REPEATS = ("TemporalPositionIdentifier", "AcquisitionNumber", "EchoNumbers", "DiffusionBValue", "AcquisitionTime")
+_ENDINGS = (".dcm", ".ima", ".dicom")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The header of one file, as far as grouping needs it."""
+
+    file: Path
+    header: Any
+
+    def text(self, name: str) -> str:
+        """A tag as text; empty where there is none."""
+        value = self.header.get(name)
+        return "" if value is None else str(value)
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...] | None:
+        """A tag of so many numbers; None where there are others."""
+        value = self.header.get(name)
+        try:
+            found = tuple(float(each) for each in value) if value is not None else ()
+        except (TypeError, ValueError):
+            return None
+        return found if len(found) == count else None
+
+    @property
+    def place_mm(self) -> float:
+        """Where the slice lies along its normal."""
+        x, y = self._axes()
+        normal = (x[1] * y[2] - x[2] * y[1], x[2] * y[0] - x[0] * y[2], x[0] * y[1] - x[1] * y[0])
+        position = self.numbers("ImagePositionPatient", 3) or (0.0, 0.0, 0.0)
+        return sum(a * b for a, b in zip(normal, position, strict=True))
+
+    def _axes(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        axes = self.numbers("ImageOrientationPatient", 6) or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        return axes[:3], axes[3:]
+
+
+def is_dicom(file: Path) -> bool:
+    """Whether a file is DICOM: by its magic bytes, or by its ending."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(132)
+    except OSError:
+        return False
+    return start[128:] == b"DICM" or (len(start) > 8 and file.name.lower().endswith(_ENDINGS))
+
+
+def series_scans(files: Sequence[Path], root: Path, pseudonyms: Pseudonyms) -> list[Scan]:
+    """One scan for every volume in these files; those that are none are refused with their reason.
+
+    Names of patients and their numbers become pseudonyms, also in what is shown of paths.
+
+    Args:
+        files: DICOM files of any patients, studies and series.
+        root: the source.
+        pseudonyms: keyed, so that later runs give the same ones.
+    """
+    scans: list[Scan] = []
+    groups: dict[tuple[Any, ...], list[Slice]] = {}
+    for file in files:
+        found = _header(file, root)
+        if isinstance(found, Slice):
+            groups.setdefault(_geometry(found), []).append(found)
+        elif found is not None:
+            scans.append(found)
+    for key in sorted(groups, key=str):
+        scans += _volumes(groups[key], root, pseudonyms)
+    return scans
+
+
+def _header(file: Path, root: Path) -> Slice | Scan | None:
+    """What a file says of itself; None for a directory of DICOM files, which is no image and no fault."""
+    import pydicom
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
+            header.get("SOPClassUID"), [header.get(name) for name in _TAGS]
+    except Exception as error:  # a damaged header raises whatever its values meet in the library
+        finding = Finding("damaged", f"its DICOM header cannot be read ({type(error).__name__})")
+        return Scan(parts=(), shown=shown(file, root), name=file.stem, subject=file.stem, refused=finding)
+    if file.name.upper() == "DICOMDIR":
+        return None
+    if not header.get("SOPClassUID"):
+        finding = Finding("damaged", "it has no DICOM header that says what it is")
+        return Scan(parts=(), shown=shown(file, root), name=file.stem, subject=file.stem, refused=finding)
+    return Slice(file, header)
+
+
+def _geometry(found: Slice) -> tuple[Any, ...]:
+    axes = found.numbers("ImageOrientationPatient", 6)
+    sides = found.numbers("PixelSpacing", 2)
+    return (
+        found.text("PatientID"),
+        found.text("StudyInstanceUID"),
+        found.text("SeriesInstanceUID"),
+        found.text("Rows"),
+        found.text("Columns"),
+        axes and tuple(round(each, 3) for each in axes),
+        sides and tuple(round(each, 4) for each in sides),
+        found.text("NumberOfFrames") not in ("", "0", "1") and found.text("SOPInstanceUID"),
+        "LOCALIZER" in found.text("ImageType").upper(),
+    )
+
+
+def _volumes(slices: list[Slice], root: Path, pseudonyms: Pseudonyms) -> list[Scan]:
+    name = _namer(slices[0], root, pseudonyms)
+    finding = _no_volume(slices[0])
+    if finding is not None:
+        return [name(slices, finding)]
+    slices = sorted(slices, key=lambda each: (each.place_mm, each.text("SOPInstanceUID"), each.file.name))
+    once = list({each.text("SOPInstanceUID") or str(each.file): each for each in slices}.values())
+    copies = len(slices) - len(once)
+    notes = (f"{copies} slices were there twice, as the same DICOM object; one of each was taken",) if copies else ()
+    if not _repeated(once):
+        return [name(once, None, notes)]
+    for tag in _REPEATS:
+        groups: dict[str, list[Slice]] = {}
+        for each in once:
+            groups.setdefault(each.text(tag), []).append(each)
+        if len(groups) > 1 and all(len(group) > 1 and not _repeated(group) for group in groups.values()):
+            said = (*notes, f"one of {len(groups)} volumes of its series, told apart by {tag}")
+            return [name(group, None, said) for _, group in sorted(groups.items())]
+    sentence = f"{_repeated(once)} of its {len(once)} slices lie where another one lies, and no tag tells them apart"
+    return [name(once, Finding("duplicate_slices", sentence), notes)]
+
+
+def _repeated(ordered: Sequence[Slice]) -> int:
+    return sum(b.place_mm - a.place_mm < _APART_MM for a, b in itertools.pairwise(ordered))
+
+
+def _no_volume(first: Slice) -> Finding | None:
+    modality = first.text("Modality").upper()
+    if modality in _NO_IMAGE or not first.text("Rows"):
+        return Finding("not_an_image", f"a DICOM object of kind {modality[:16] or 'unknown'} holds no scan")
+    if "LOCALIZER" in first.text("ImageType").upper() or "SCOUT" in first.text("ImageType").upper():
+        return Finding("localizer", "its image type says so")
+    if first.text("NumberOfFrames") not in ("", "0", "1"):
+        return Finding("multi_frame", f"one file holds {first.text('NumberOfFrames')[:8]} frames")
+    if first.text("SamplesPerPixel") not in ("", "1"):
+        return Finding("colour", f"it has {first.text('SamplesPerPixel')[:8]} numbers a pixel")
+    for tag, count in (("PixelSpacing", 2), ("ImageOrientationPatient", 6), ("ImagePositionPatient", 3)):
+        if first.numbers(tag, count) is None:
+            return Finding("no_spacing", f"its slices do not say where they lie ({tag} is missing)")
+    return None
+
+
+def _namer(first: Slice, root: Path, pseudonyms: Pseudonyms) -> Callable[..., Scan]:
+    """Makes scans of the series of this slice, named by pseudonyms."""
+    subject = pseudonyms.of("patient", first.text("PatientID") or first.text("PatientName"), letter="P")
+    session = pseudonyms.of("study", first.text("StudyInstanceUID"), letter="S", digits=6)
+    modality = "".join(sign for sign in first.text("Modality").upper() if sign.isalnum())[:8]
+    secrets = [first.text(tag) for tag in _SECRET]
+
+    def make(slices: list[Slice], finding: Finding | None, notes: tuple[str, ...] = ()) -> Scan:
+        geometry = [str(each) for each in _geometry(slices[0])]
+        repeats = [slices[0].text(tag) for tag in _REPEATS] if any("told apart" in note for note in notes) else []
+        series = pseudonyms.of(*geometry, *repeats, letter="", digits=6)
+        count = f" ({len(slices)} files)" if len(slices) > 1 else ""
+        place = slices[0].file.parent if len(slices) > 1 else slices[0].file
+        usable = finding is None or finding.reason not in ("not_an_image", "colour", "no_spacing")
+        part = Part(files=tuple(each.file for each in slices), form="dicom", modality=modality)
+        return Scan(
+            parts=(part,) if usable else (),
+            shown=without(shown(place, root), secrets) + count,
+            name=f"{subject}_{session}_{modality or 'XX'}-{series}",
+            subject=subject,
+            session=session,
+            refused=finding,
+            notes=notes,
+            secrets=tuple(secrets),
+        )
+
+    return make

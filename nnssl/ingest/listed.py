@@ -1,0 +1,52 @@
+"""Paths that stand in a JSON or CSV: texts of strangers until they have been looked at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from nnssl.ingest.names import ending, shown
+from nnssl.ingest.scan import Scan, refused
+
+HELD_OUT = frozenset({"test", "testing", "val", "valid", "validation", "held_out", "heldout"})
+
+
+def listed_file(path: Any, folder: Path, root: Path, *, folders_too: bool = False) -> Path | Scan:
+    """The file that a list names, or a refused scan that says why not.
+
+    Args:
+        path: what the list says; relative to `folder` where it is not absolute.
+        folder: where the list lies; a relative path must not lead out of it.
+        root: the source, for showing the file.
+        folders_too: whether it may be a folder.
+    """
+    text = str(path)
+    if not isinstance(path, str) or not path.strip() or "\0" in path:
+        return refused(text[:80], "bad_list", f"a path is needed, the list has {text[:80]!r}")
+    file = Path(path.strip())
+    if not file.is_absolute():
+        inside = os.path.normpath(folder / file)
+        if not Path(inside).is_relative_to(os.path.normpath(folder)):
+            return refused(text, "outside_source", f"the list names {text!r}, which leads out of its folder")
+        file = Path(inside)
+    try:
+        if folders_too and file.is_dir():
+            return file
+        there = file.is_file()
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        return refused(shown(file, root), "missing_file", f"the list names {shown(file, root)}, which is not there")
+    if not ending(file):
+        return refused(shown(file, root), "unknown_format", f"no reader knows files like {file.name}")
+    return file
+
+
+def expanded(path: Any) -> Any:
+    """A path that may begin with $NAME, as the peer's lists do; the variable must be set."""
+    if isinstance(path, str) and path.startswith("$"):
+        name, _, rest = path[1:].partition("/")
+        value = os.environ.get(name.strip("{}"))
+        return f"{value}/{rest}" if value else path
+    return path

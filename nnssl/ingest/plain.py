@@ -1,0 +1,59 @@
+"""Volumes in folders: loose files, a folder a patient (and a folder a time point), images beside labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnssl.ingest.names import by_channel, label_by_name, shown, stem
+from nnssl.ingest.scan import Part, Scan
+
+
+def volumes(files: Sequence[Path], root: Path) -> list[Scan]:
+    """Scans of files that no other layout claims.
+
+    Folders above a file say whose it is: the first one below what all files share is the subject, the second the
+    session. A folder in which all files are called CASE_0000 and so on holds cases with channels.
+
+    Args:
+        files: volumes, anywhere below `root`.
+        root: the source.
+    """
+    folders: dict[Path, list[Path]] = {}
+    for file in sorted(files):
+        folders.setdefault(file.parent, []).append(file)
+    top = Path(os.path.commonpath([str(folder) for folder in folders])) if folders else root
+    scans = []
+    for folder, inside in sorted(folders.items()):
+        cases = by_channel(inside) or {stem(file): [file] for file in inside if _unique(file, inside)}
+        cases.update({file.name: [file] for file in inside if not any(file in each for each in cases.values())})
+        scans += [_scan(name, channels, folder.relative_to(top).parts, root) for name, channels in cases.items()]
+    return scans
+
+
+def images_of_task(folder: Path, files: Sequence[Path], root: Path) -> list[Scan]:
+    """Scans of a folder of images beside a folder of labels: every case is a subject of its own.
+
+    Args:
+        folder: imagesTr or the like.
+        files: what it holds.
+        root: the source.
+    """
+    cases = by_channel(sorted(files)) or {file.relative_to(folder).as_posix(): [file] for file in sorted(files)}
+    return [_scan(stem(Path(name)), channels, (), root, by_name=False) for name, channels in cases.items()]
+
+
+def _unique(file: Path, files: Sequence[Path]) -> bool:
+    return sum(stem(other) == stem(file) for other in files) == 1
+
+
+def _scan(name: str, channels: Sequence[Path], above: tuple[str, ...], root: Path, *, by_name: bool = True) -> Scan:
+    return Scan(
+        parts=tuple(Part(files=(file,)) for file in channels),
+        shown=", ".join(shown(file, root) for file in channels),
+        name="_".join([*above, name]),
+        subject=above[0] if above else name,
+        session=above[1] if len(above) > 1 else "",
+        refused=label_by_name(channels[0]) if by_name else None,
+    )

@@ -1,0 +1,157 @@
+"""One channel's voxels and place, from any of the formats; readers are nibabel, SimpleITK and pydicom."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nnssl.ingest.container import check_container
+from nnssl.ingest.names import ending
+from nnssl.ingest.read_dicom import read_series
+from nnssl.ingest.read_png import read_stack
+from nnssl.ingest.repair import filled, one_number, right_angled
+from nnssl.ingest.scan import Part
+from nnssl.planning.nifti import NiftiImage, content_blocks, read_nifti
+from nnssl.planning.reading import (
+    LPS_FROM_RAS,
+    REVERSE,
+    Affine,
+    check_finite,
+    from_itk,
+    itk_geometry,
+    last_line,
+    read_by_itk,
+)
+from nnssl.planning.refusal import Refused
+
+_CONFLICT_MM = 1.0  # qform and sform of one file may differ by rounding; float32 keeps a head to 0.01 mm
+_BY_NIBABEL = (".mgz", ".mgh")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One channel, as it will be written.
+
+    Attributes:
+        voxels: (D, H, W) float32, finite, not constant.
+        to_world: 4x4 from voxel index (d, h, w, 1) to mm in LPS.
+        as_it_is: the file may be taken into an nnU-Net data set without being written anew.
+        notes: what was done to it.
+    """
+
+    voxels: npt.NDArray[np.float32]
+    to_world: Affine
+    as_it_is: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def read_part(part: Part, accepted: Collection[str]) -> Volume:
+    """Read and check one channel.
+
+    Args:
+        part: where it is.
+        accepted: names of reasons for which it is repaired in place of refused.
+
+    Raises:
+        Refused: it cannot be used, or not without a reason that nobody accepted.
+    """
+    try:
+        found = _read(part, accepted)
+    except MemoryError as error:
+        raise Refused("damaged", f"{part.files[0]} claims more voxels than memory holds.") from error
+    voxels, notes = filled(part.files[0], found.voxels, accepted)
+    if voxels.ndim != 3 or min(voxels.shape) < 2:
+        raise Refused("single_slice", f"{part.files[0]} is a single slice; 3D volumes are needed.")
+    check_finite(part.files[0], voxels)
+    return Volume(voxels, found.to_world, found.as_it_is and not notes, (*found.notes, *notes))
+
+
+def _read(part: Part, accepted: Collection[str]) -> Volume:
+    file = part.files[0]
+    if part.form == "dicom":
+        return Volume(*read_series(part.files, accepted))
+    if part.form == "png":
+        return Volume(*read_stack(part))
+    kind = ending(file)
+    if part.volume is not None or kind in _BY_NIBABEL:
+        return _by_nibabel(file, accepted, part.volume)
+    if kind in (".nii", ".nii.gz"):
+        try:
+            return _nifti(file, read_nifti(file), accepted)
+        except Refused as why:
+            if why.reason not in accepted:
+                raise
+            return _by_nibabel(file, accepted, None)
+    check_container(file)
+    return _by_itk(file, accepted)
+
+
+def _nifti(file: Path, image: NiftiImage, accepted: Collection[str]) -> Volume:
+    ours = LPS_FROM_RAS @ image.affine @ REVERSE
+    if image.version != 1:
+        return Volume(image.voxels, ours)
+    _, itks = itk_geometry(file, image)
+    corner = np.array([[*(side - 1 for side in image.voxels.shape), 1.0], [0.0, 0.0, 0.0, 1.0]])
+    apart_mm = float(np.linalg.norm(corner @ (ours - itks).T, axis=1).max())
+    if apart_mm <= _CONFLICT_MM:
+        return Volume(image.voxels, itks, as_it_is=file.name.endswith(".nii.gz"))
+    if "orientation_conflict" not in accepted:
+        raise Refused(
+            "orientation_conflict",
+            f"{file} says two things about how it lies (qform and sform differ by up to {apart_mm:.1f} mm; SimpleITK "
+            f"and nibabel read it differently). Correct its header.",
+        )
+    return Volume(image.voxels, ours, notes=("qform and sform disagreed; nibabel's choice was taken",))
+
+
+def _by_nibabel(file: Path, accepted: Collection[str], volume: int | None) -> Volume:
+    """A file that must be changed to be usable, or that only nibabel reads."""
+    import nibabel
+
+    for _ in content_blocks(file, hashlib.sha256()):  # reads to the end: checksum and length
+        continue
+    try:
+        image: Any = nibabel.load(file)
+        affine = np.asarray(image.affine, np.float64)
+        lost = "qform_code" in image.header and not (image.header["qform_code"] > 0 or image.header["sform_code"] > 0)
+        data = np.asanyarray(image.dataobj)
+    except Exception as error:  # nibabel raises whatever a damaged header leads to
+        raise Refused("unreadable", f"nibabel cannot read {file} ({last_line(error)}). Copy it again.") from error
+    if lost and "no_orientation" not in accepted:
+        raise Refused("no_orientation", f"{file} does not say how it lies in space (qform and sform codes are 0).")
+    if not np.isfinite(affine).all() or not np.abs(np.linalg.det(affine[:3, :3])) > 0:
+        raise Refused("damaged", f"{file} has an orientation matrix that is none. Convert it again from its source.")
+    voxels, notes = one_number(file, data, accepted, volume)
+    to_world = LPS_FROM_RAS @ affine @ REVERSE
+    upright, turned, more = right_angled(file, np.ascontiguousarray(voxels.T, np.float32), to_world, accepted)
+    said = ("its header did not say how it lies; the axes were taken for left, front, up",) if lost else ()
+    return Volume(upright, turned, notes=(*said, *notes, *more))
+
+
+def _by_itk(file: Path, accepted: Collection[str]) -> Volume:
+    try:
+        channel = read_by_itk(file, b"")
+        return Volume(channel.voxels, channel.to_world)
+    except Refused as why:
+        if why.reason not in accepted:
+            raise
+    import SimpleITK
+
+    try:
+        image = SimpleITK.ReadImage(str(file))
+        data = SimpleITK.GetArrayFromImage(image)  # axes reversed, numbers of a voxel last
+    except RuntimeError as error:
+        raise Refused("unreadable", f"SimpleITK cannot read {file} ({last_line(error)}).") from error
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        data = data.mean(-1)
+    rank = image.GetDimension()
+    if rank > 3:
+        data = data[(0,) * (rank - 3)]
+    _, to_world = from_itk(image.GetSpacing()[:3], image.GetOrigin()[:3], image.GetDirection())
+    return Volume(np.ascontiguousarray(data, np.float32), to_world, notes=("one 3D volume of one number was taken",))

@@ -1,0 +1,91 @@
+"""What a finder hands on: one scan that may become a case, with where its voxels are and who it is of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from nnssl.planning.checks import Finding
+
+Form = Literal["file", "dicom", "png"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Where one channel is.
+
+    Attributes:
+        files: one file, or the slices of a stack.
+        form: how they are read.
+        modality: as the source says ("CT", "T1w"); empty where it does not.
+        volume: of a file with several volumes, which one.
+        spacing_mm: x y z, for slices that do not say.
+        offset: added to the values of PNG slices.
+    """
+
+    files: tuple[Path, ...]
+    form: Form = "file"
+    modality: str = ""
+    volume: int | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """One scan.
+
+    Attributes:
+        parts: one a channel; none if the finder refuses it.
+        shown: how reports call it: a path below the source, without what could name a patient where that is known.
+        name: what the case should be called; any text.
+        subject: who; any text.
+        session: when; any text.
+        split: "train", "test", ..., as the source says.
+        refused: why the finder refuses it.
+        notes: what else is worth telling.
+        secrets: texts that could name the patient, to be taken out of messages; never written.
+    """
+
+    parts: tuple[Part, ...]
+    shown: str
+    name: str
+    subject: str
+    session: str = ""
+    split: str = ""
+    refused: Finding | None = None
+    notes: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of all parts."""
+        return tuple(file for part in self.parts for file in part.files)
+
+
+@dataclass
+class Found:
+    """What one source holds.
+
+    Attributes:
+        scans: in the order of their names.
+        layouts: {layout: number of scans}.
+        ignored: {what kind of file or folder: how many}, looked at by nobody.
+    """
+
+    scans: list[Scan] = field(default_factory=list)
+    layouts: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def add(self, layout: str, scans: list[Scan]) -> None:
+        """Take in the scans of one layout."""
+        self.scans += scans
+        self.layouts[layout] += len(scans)
+
+
+def refused(shown: str, reason: str, sentence: str, **who: str) -> Scan:
+    """A scan of which a finder can already say that it is not usable."""
+    who = {"name": shown, "subject": shown, **who}
+    return Scan(parts=(), shown=shown, refused=Finding(reason, sentence), **who)  # type: ignore[arg-type]

@@ -107,11 +107,12 @@ def _row(values: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
 def in_words(report: Mapping[str, Any]) -> str:
     """The report as a Markdown page."""
     question, both, parameters = report["question"], UNTRAINED in report["networks"], report["parameters"]
+    folds = ", ".join(report["networks"][PRETRAINED]["folds"])
     lines = [
         f"# Voxel probe of {Path(question['weights']).name} on {question['dataset']}",
         "",
-        f"Frozen {question['maps']}; folds {', '.join(question['folds'])}; {question['settings']['steps']} steps; "
-        f"parameters of the heads: linear {parameters['linear']}, non-linear {parameters['non_linear']}.",
+        f"Maps of {question['maps']}, frozen; folds {folds}; {question['settings']['steps']} steps; parameters of the "
+        f"heads: linear {parameters['linear']}, non-linear {parameters['non_linear']}.",
         "",
         "| head | class | untrained | pretrained | gain (95 % interval) |" if both else "| head | class | pretrained |",
         "|---|---|---|---|---|" if both else "|---|---|---|",

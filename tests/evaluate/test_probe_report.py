@@ -30,14 +30,14 @@ def own_subject(cases: int = 12) -> dict[str, str]:
 def report(networks: dict[str, Any], subject_of: dict[str, str]) -> dict[str, Any]:
     return {
         "question": {
-            "weights": "x/checkpoint.pth", "dataset": "Dataset004_X", "maps": "encoder", "folds": {"0": {}},
-            "settings": {"steps": 5},
+            "weights": "x/checkpoint.pth", "dataset": "Dataset004_X", "maps": "the encoder",
+            "folds": {"0": {}, "1": {}}, "settings": {"steps": 5},
         },
         "parameters": {"linear": 3, "non_linear": 4},
         "table": table(networks, ["a", "b"], subject_of),
         "warnings": ["Test case case_0 was pretrained on."],
         "notes": ["A note."],
-        "networks": networks,
+        "networks": {name: {"folds": {"0": {}}, "cases": cases} for name, cases in networks.items()},
     }  # fmt: skip
 
 
@@ -48,6 +48,9 @@ def test_a_clear_gain_a_loss_and_no_evidence_are_called_what_they_are() -> None:
         assert text.count(words) == 2, text
         assert "Warning: Test case case_0 was pretrained on." in text
         assert "over 12 subjects" in text
+        assert "Maps of the encoder, frozen; folds 0; 5 steps" in text, (
+            "the folds of the report, not all of the folder's"
+        )
 
 
 def test_the_table_has_every_head_and_class_with_paired_differences() -> None:

@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -73,9 +73,22 @@ ROWS = {
 
 
 def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
-    """Pretrain for `steps` and measure: entropy and KL in the first and last tenth, probes before and after."""
+    """Pretrain a row of DeSD; see `measured`."""
+    return measured(DeSD, replace(SHORT, **row.config), row, world, steps=steps, seed=seed)
+
+
+def measured(method_class: Any, config: Any, row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
+    """Pretrain for `steps` and measure: entropy and KL in the first and last tenth, probes before and after.
+
+    Args:
+        method_class: a method with a `teacher` that has an encoder.
+        config: the method's.
+        row: batch size, learning rate, kind of encoder.
+        world: the data.
+        steps: optimizer steps, a multiple of 10.
+        seed: of weights and draws.
+    """
     started = time.perf_counter()
-    config = replace(SHORT, **row.config)
     recipe = Recipe(
         epochs=10,
         steps_per_epoch=steps // 10,
@@ -88,8 +101,8 @@ def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     data = world.data(row.batch_size, recipe.steps_per_epoch)
     architecture = small_architecture(features=FEATURES, residual=row.residual)
-    method = DeSD(config, PlanNetworks(architecture, world.plan, data)).train()
-    spec, needs = DeSD.views(config, world.plan, data), DeSD.needs(config)
+    method = method_class(config, PlanNetworks(architecture, world.plan, data)).train()
+    spec, needs = method_class.views(config, world.plan, data), method_class.needs(config)
     runner = StepRunner(method, recipe=recipe, schedule=Schedule(recipe), device=torch.device("cpu"))
     before = probe(method.teacher.network.encoder, world)
     watched = []
@@ -113,10 +126,21 @@ def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
 
 def main() -> None:
     """Run the rows one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    run_rows(ROWS, run, about=__doc__ or "")
+
+
+def run_rows(rows: Mapping[str, Row], run: Callable[..., dict[str, float]], *, about: str) -> None:
+    """Read the command line, run the rows it names, print a table and the JSON lines.
+
+    Args:
+        rows: by name.
+        run: called with a row, the data, `steps` and `seed`.
+        about: the script's description.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, nargs="?", default=Path("../shared/data/Task04_Hippocampus"))
     parser.add_argument("--steps", type=int, default=160)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
+    parser.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows), metavar="ROW")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if not arguments.source.is_dir():
@@ -128,7 +152,7 @@ def main() -> None:
         print("|---|---|---|---|---|")
         lines = []
         for name in arguments.rows:
-            found = run(ROWS[name], world, steps=arguments.steps, seed=arguments.seed)
+            found = run(rows[name], world, steps=arguments.steps, seed=arguments.seed)
             print(
                 f"| {name} | {found['teacher_entropy_first']:.2f} to {found['teacher_entropy_last']:.2f} "
                 f"| {found['entropy_min']:.2f} to {found['entropy_max']:.2f} "

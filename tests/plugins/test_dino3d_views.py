@@ -15,13 +15,16 @@ from nnssl_dino3d.elastic import ElasticDeformation
 from nnssl_dino3d.trainer import DINO3DTrainer
 from nnssl_dino3d.views import BOX_RATIO, local_size, view_spec
 
-from nnssl.engine.plan import check_views
+from nnssl.engine.plan import check_views, plan_info
 from nnssl.errors import PlanError
 from nnssl.method import Needs
+from nnssl.nnunet import build_network
+from nnssl.planning.wish import wished
 from nnssl.testing_world import small_networks
 from nnssl.views.intensity import GaussianBlur, HistogramShift, Window
 from nnssl.views.intensity.apply import apply_chain, apply_fixed, draw_chain
 from nnssl.views.spec import Geometry, Intensity, Size
+from tests.tiny import tiny_plans
 from tests.volumes import collect, noise_cases, ramp, write_case
 
 OFF = {"rotation": "off", "scale": False, "flip": (0.0, 0.0, 0.0), "smoothing": False, "histogram": False}
@@ -92,6 +95,18 @@ def test_paper_views_are_the_published_ones() -> None:
     assert [op.probability for op in ops] == [1.0, 0.5, 0.5, 0.5]
     image = torch.tensor([-3000.0, -1000.0, 0.0, 500.0, 4000.0]).view(1, 1, 1, 1, 5)
     assert apply_fixed(ops[0], image).flatten().tolist() == [0.0, 0.0, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "resenc"])
+def test_the_plan_that_the_paper_preset_brings_holds_its_views(residual: bool) -> None:
+    recipe = DINO3DTrainer.presets["paper"]
+    assert recipe.plan is not None
+    plans = wished(tiny_plans("Dataset745_Tiny", residual=residual), recipe.plan)
+    configuration = plans["configurations"]["3d_fullres"]
+    plan = plan_info(configuration, channels=1)
+    assert (plan.patch_size, plan.total_stride) == ((48, 96, 96), (4, 8, 8))
+    check_views(view_spec(recipe.method, plan, small_networks().data), plan, Needs())
+    build_network(configuration["architecture"], channels=1, classes=2)
 
 
 @pytest.mark.parametrize(

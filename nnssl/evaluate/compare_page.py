@@ -80,6 +80,8 @@ def _overview(report: Mapping[str, Any]) -> list[str]:
             for arm, value in counted["differences"].items():
                 dice = value["dice"]
                 verdict = f'<span class="{escape(dice["verdict"])}">{_VERDICTS[dice["verdict"]]}</span>'
+                if dice["verdict"] != "none" and report["replicates"] == 1:
+                    verdict += ", for this one label draw"
                 if "not_worse" in dice and dice["verdict"] == "none":
                     verdict += (
                         "; no worse by 0.5 points" if dice["not_worse"] else "; nor that it is no worse by 0.5 points"

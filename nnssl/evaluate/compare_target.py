@@ -43,15 +43,7 @@ def settle_target(given: str, request: Request, arms: Mapping[str, Contender], w
         dataset=dataset, plans_name=plans_name, plans=plans, chosen=chosen, about=about,
         folds=_folds(home, request, dataset, subject_of), subject_of=subject_of, warnings=[],
     )  # fmt: skip
-    if not target.classes:
-        raise DataError(f"{dataset} has no class besides the background (dataset.json), so nothing can be compared.")
-    if len(target.test_subjects) < _FEWEST_SUBJECTS:
-        raise DataError(
-            f"{dataset} has {len(target.test_subjects)} test subject in fold(s) "
-            f"{', '.join(map(str, request.folds))}; a paired comparison needs at least {_FEWEST_SUBJECTS}. Give more "
-            f"--folds, or another splits_final.json."
-        )
-    _check_preprocessed(home / str(chosen["data_identifier"]), target)
+    _check_cases(home / str(chosen["data_identifier"]), target)
     warnings = [sentence for arm in arms.values() for sentence in check_start(arm, target)]
     hashes = scan_hashes(
         dataset,
@@ -63,7 +55,7 @@ def settle_target(given: str, request: Request, arms: Mapping[str, Contender], w
     found = [sentence for arm in arms.values() if arm.weights for sentence in leaks(arm.weights, hashes)]
     if found and request.strict:
         raise DataError(f"--strict: {found[0]}")
-    warnings += [*found, *absent_classes(target, request, home)]
+    warnings += [*found, *absent_classes(target, request, home), *_small_tolerance(target, request)]
     return Target(**{**vars(target), "warnings": warnings})
 
 
@@ -86,7 +78,27 @@ def _folds(home: Path, request: Request, dataset: str, subject_of: Mapping[str, 
     return {number: found[number] for number in request.folds}
 
 
-def _check_preprocessed(folder: Path, target: Target) -> None:
+def _small_tolerance(target: Target, request: Request) -> list[str]:
+    finest = min(target.plans.get("original_median_spacing_after_transp", [0.0]))
+    if finest <= request.tolerance_mm:
+        return []
+    return [
+        f"{target.dataset}: a tolerance of {request.tolerance_mm:g} mm is below the voxel size ({finest:g} mm): surfaces "
+        f"agree only on the very voxel. Choose another with --tolerance_mm."
+    ]
+
+
+def _check_cases(folder: Path, target: Target) -> None:
+    if not target.classes:
+        raise DataError(
+            f"{target.dataset} has no class besides the background (dataset.json), so nothing can be compared."
+        )
+    if len(target.test_subjects) < _FEWEST_SUBJECTS:
+        raise DataError(
+            f"{target.dataset} has {len(target.test_subjects)} test subject in fold(s) "
+            f"{', '.join(map(str, target.folds))}; a paired comparison needs at least {_FEWEST_SUBJECTS}. Give more "
+            f"--folds, or another splits_final.json."
+        )
     cases = {case for fold in target.folds.values() for case in (*fold.train, *fold.test)}
     absent = sorted(case for case in cases if not any((folder / f"{case}{end}").is_file() for end in _ENDINGS))
     if absent:

@@ -140,6 +140,12 @@ def test_a_class_that_a_label_draw_lacks_is_announced(where: Folders, tmp_path: 
     ]
 
 
+def test_a_tolerance_below_the_voxel_size_is_announced(where: Folders, tmp_path: Path) -> None:
+    assert not any("a tolerance of" in warning for warning in settled(where, request(tmp_path))[0].warnings)
+    target, _ = settled(where, request(tmp_path, tolerance_mm=0.5))
+    assert any("a tolerance of 0.5 mm is below the voxel size (1 mm)" in warning for warning in target.warnings)
+
+
 def test_test_cases_that_were_pretrained_on_are_counted(where: Folders, tmp_path: Path) -> None:
     from nnssl.evaluate.leakage import scan_hashes
 

@@ -83,8 +83,8 @@ def _small_tolerance(target: Target, request: Request) -> list[str]:
     if finest <= request.tolerance_mm:
         return []
     return [
-        f"{target.dataset}: a tolerance of {request.tolerance_mm:g} mm is below the voxel size ({finest:g} mm): surfaces "
-        f"agree only on the very voxel. Choose another with --tolerance_mm."
+        f"{target.dataset}: a tolerance of {request.tolerance_mm:g} mm is below the voxel size ({finest:g} mm): "
+        f"surfaces agree only on the very voxel. Choose another with --tolerance_mm."
     ]
 
 

@@ -80,7 +80,8 @@ class Comparison:
             unsettled = self.request.equal_compute and target.dataset not in self.notes.longer
             if not missing and not unsettled:
                 continue
-            step, window = seconds_per_step(target, self.request.device, threads=self._threads())
+            threads = self._schedule().threads or self._threads()
+            step, window = seconds_per_step(target, self.request.device, threads=threads)
             if unsettled:
                 guess = settle_longer(self._schedule(), target, self.arms, seconds_per_iteration=step)
                 more = self._longer_trainings(target, guess)
@@ -95,7 +96,7 @@ class Comparison:
         places = len(self._slots())
         return (
             f"{total - left} of {total} trainings are done; the rest takes about {seconds / 3600 / places:.2g} hours "
-            f"({places} at a time, from timed steps of this machine; loading and augmentation come on top)."
+            f"({places} at a time, by steps timed on this machine as busy as it is now; loading and augmentation come on top)."
         )
 
     def run(self) -> None:

@@ -53,7 +53,7 @@ def test_it_learns_and_leaves_the_network_as_it_was(images: Images) -> None:
     loaded = [torch.from_numpy(np.load(file)) for file in images.files]
     vectors = np.stack([embed(network, image).vector.numpy() for image in loaded])
     train, validation, wanted = np.arange(12), np.arange(12, 18), np.arange(18, 24)
-    settings = FinetuneSettings(epochs=12, batch_size=4, lr=(1e-6, 1e-2))
+    settings = FinetuneSettings(epochs=8, batch_size=4, lr=(1e-6, 1e-2))
     said: list[str] = []
     model, about = finetune(
         network, images, vectors, train, validation, settings=settings, device="cpu", progress=said.append
@@ -64,7 +64,7 @@ def test_it_learns_and_leaves_the_network_as_it_was(images: Images) -> None:
     assert probabilities.sum(axis=1) == pytest.approx(1)
     assert (probabilities.argmax(axis=1) == images.labels[wanted]).mean() >= 5 / 6
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
-    assert said[0] == "learning rate 1e-06, epoch 1/12"
+    assert said[0] == "learning rate 1e-06, epoch 1/8"
 
 
 def test_the_classifier_is_one_linear_layer_on_the_standardised_means() -> None:

@@ -47,10 +47,10 @@ def test_the_linear_head_is_exactly_one_linear_layer_on_the_voxel_vector() -> No
         layer.weight.copy_(torch.cat([level.weight.flatten(1) for level in head.levels], dim=1))
         layer.bias.copy_(head.levels[0].bias)
         logits = head(levels)
+        voxels = [(d, h, w) for d in range(4) for h in range(8) for w in range(6)]
         for sample in range(2):
-            for voxel in [(d, h, w) for d in range(4) for h in range(8) for w in range(6)]:
-                expected = layer(voxel_vector(levels, sample, voxel))
-                torch.testing.assert_close(logits[(sample, slice(None), *voxel)], expected, rtol=1e-12, atol=1e-12)
+            expected = layer(torch.stack([voxel_vector(levels, sample, voxel) for voxel in voxels]))
+            torch.testing.assert_close(logits[sample].flatten(1).T, expected, rtol=1e-12, atol=1e-12)
     assert sum(p.numel() for p in head.parameters()) == sum(p.numel() for p in layer.parameters())
 
 

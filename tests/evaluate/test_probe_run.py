@@ -26,18 +26,25 @@ DATASET = "Dataset004_Tiny"
 QUICK = ["--set", "steps=2", "patches=2", "validate_every=1", "patch_size=16,16,16", "-device", "cpu"]
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six labelled cases of five subjects, preprocessed, and weights of the same plan."""
-    where = workspace_folders(tmp_path)
+    root = tmp_path_factory.mktemp("probe")
+    where = workspace_folders(root)
     home = where.preprocessed / DATASET
     for index in range(6):
         write_case(home / "nnsslPlans_3d_fullres", f"c{index}", *blocks(index, (16, 18, 16)))
     (home / "nnsslPlans.json").write_text(json.dumps(tiny_plans(DATASET)))
     about = {"labels": {"background": 0, "one": 1, "two": 2}, "subjects": {"c0": "twin", "c1": "twin"}}
     (home / "dataset.json").write_text(json.dumps(about))
-    write_weights(tmp_path / "w.pth", tiny_plans("Dataset745_Pre"))
-    return tmp_path
+    write_weights(root / "w.pth", tiny_plans("Dataset745_Pre"))
+    return root
+
+
+@pytest.fixture
+def workspace(template: Path, tmp_path: Path) -> Path:
+    """A copy that may be spoilt."""
+    return shutil.copytree(template, tmp_path / "workspace")
 
 
 def run(workspace: Path, *words: str) -> int:

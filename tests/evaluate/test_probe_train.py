@@ -30,10 +30,19 @@ def fitted(
     return fit_heads(network, cases[:2], cases[2:3], LABELS, settings=settings, patch_size=(8, 8, 8), fold=0)
 
 
-def test_heads_read_what_the_features_hold_and_nothing_else(cases: list[Case]) -> None:
-    seeing, blind = Values(), Values(blind=True)
-    good = score(seeing, fitted(seeing, cases)[0], cases[3], LABELS, patch_size=(8, 8, 8))
-    none = score(blind, fitted(blind, cases)[0], cases[3], LABELS, patch_size=(8, 8, 8))
+@pytest.fixture(scope="module")
+def seen(cases: list[Case]) -> tuple[nn.ModuleDict, dict[str, FittedHead]]:
+    """Heads on features that tell the classes."""
+    return fitted(Values(), cases)
+
+
+def test_heads_read_what_the_features_hold_and_nothing_else(
+    cases: list[Case], seen: tuple[nn.ModuleDict, dict[str, FittedHead]]
+) -> None:
+    blind = Values(blind=True)
+    good = score(Values(), seen[0], cases[3], LABELS, patch_size=(8, 8, 8))
+    heads, _ = fitted(blind, cases, ProbeSettings(steps=20, patches=2, lr=3e-2, validate_every=10))
+    none = score(blind, heads, cases[3], LABELS, patch_size=(8, 8, 8))
     assert set(good) == set(HEADS)
     assert min(good["non_linear"].values()) > 0.9
     assert good["linear"][0] > 0.9
@@ -65,8 +74,10 @@ def test_each_head_is_kept_where_its_own_validation_was_best() -> None:
     assert kept.curve == [(10, 0.2), (20, 0.5), (30, 0.5), (40, 0.1)]
 
 
-def test_the_heads_curves_are_their_own_and_the_returned_heads_are_the_kept_ones(cases: list[Case]) -> None:
-    heads, found = fitted(Values(), cases)
+def test_the_heads_curves_are_their_own_and_the_returned_heads_are_the_kept_ones(
+    seen: tuple[nn.ModuleDict, dict[str, FittedHead]],
+) -> None:
+    heads, found = seen
     assert [step for step, _ in found["linear"].curve] == [20, 40, 60]
     assert found["linear"].curve != found["non_linear"].curve
     for name in HEADS:

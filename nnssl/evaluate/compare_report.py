@@ -27,7 +27,7 @@ from nnssl.evaluate.compare_numbers import (
     reach,
     summary,
 )
-from nnssl.evaluate.compare_plan import CONTROLS, Target, Training
+from nnssl.evaluate.compare_plan import CONTROLS, Contender, Target, Training
 from nnssl.evaluate.compare_run import Comparison
 from nnssl.evaluate.compare_scores import METRICS, TABLE, Scores, score_fold, stack, write_table
 from nnssl.evaluate.runs import read_arm
@@ -115,7 +115,7 @@ def make_report(comparison: Comparison, measured: Mapping[Training, Measured]) -
     return report
 
 
-def _about_arm(arm: Any) -> dict[str, Any]:
+def _about_arm(arm: Contender) -> dict[str, Any]:
     seconds = None if arm.weights is None else pretraining_seconds(arm.weights)
     return {
         "weights": None if arm.path is None else str(arm.path),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnssl.errors import DataError
-from nnssl.evaluate.commands import Runner, Screen, Slot
+from nnssl.evaluate.commands import Job, Runner, Screen, Slot
 from nnssl.evaluate.compare_folder import Notes
 from nnssl.evaluate.compare_job import TIMING, TrainingJob
 from nnssl.evaluate.compare_longer import Longer, check_cost, settle_longer
@@ -96,7 +96,8 @@ class Comparison:
         places = len(self._slots())
         return (
             f"{total - left} of {total} trainings are done; the rest takes about {seconds / 3600 / places:.2g} hours "
-            f"({places} at a time, by steps timed on this machine as busy as it is now; loading and augmentation come on top)."
+            f"({places} at a time, by steps timed on this machine as busy as it is now; loading and "
+            f"augmentation come on top)."
         )
 
     def run(self) -> None:
@@ -129,7 +130,7 @@ class Comparison:
         """A training with all that it needs."""
         return TrainingJob(self.request, self.where, target, training, self.arms[training.arm])
 
-    def _jobs(self, wanted: Any) -> list[Any]:
+    def _jobs(self, wanted: Callable[[str], bool]) -> list[Job]:
         threads = self._threads()
         return [
             self.job(target, training).job(threads=threads)

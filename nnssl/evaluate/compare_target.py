@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,9 @@ def absent_classes(target: Target, request: Request, home: Path) -> list[str]:
     return said
 
 
-def _lacking(classes: Mapping[str, Sequence[int]], cases: Sequence[str], values: Any) -> list[str]:
+def _lacking(
+    classes: Mapping[str, Sequence[int]], cases: Sequence[str], values: Callable[[str], frozenset[int]]
+) -> list[str]:
     wanted = dict(classes)
     for case in cases:
         if not wanted:

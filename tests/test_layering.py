@@ -20,6 +20,7 @@ HIGH = (
     "nnssl.launch",
     "nnssl.demo",
     "nnssl.evaluate",
+    "nnssl.ingest",
     "nnssl.match",
     "nnssl.report",
     "nnssl.testing",
@@ -75,3 +76,10 @@ def test_the_contract_imports_torch_only() -> None:
         "typing",
     )
     assert [row for row in imports() if row[0] == "nnssl/method.py" and not within(row[1], allowed)] == []
+
+
+def test_ingest_stands_on_planning_alone() -> None:
+    allowed = ("nnssl.ingest", "nnssl.planning", "nnssl.errors", "nnssl.atomic", "nnssl.paths")
+    for file, name in imports():
+        if file.startswith("nnssl/ingest/") and within(name, ("nnssl", "torch")):
+            assert within(name, allowed), (file, name)

@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from nnssl.ingest.names import by_channel, label_by_name, shown, stem
 from nnssl.ingest.scan import Part, Scan
 
+_NOBODY = frozenset(
+    {
+        "data",
+        "dataset",
+        "raw",
+        "images",
+        "image",
+        "img",
+        "scans",
+        "nifti",
+        "nii",
+        "volumes",
+        "patients",
+        "subjects",
+        "anat",
+    }
+    | {
+        "train",
+        "training",
+        "val",
+        "validation",
+        "test",
+        "testing",
+        "ct",
+        "mr",
+        "mri",
+        "pet",
+        "t1",
+        "t1w",
+        "t2",
+        "flair",
+    }
+)
+
 
 def volumes(files: Sequence[Path], root: Path) -> list[Scan]:
     """Scans of files that no other layout claims.
 
-    Folders above a file say whose it is: the first one below what all files share is the subject, the second the
-    session. A folder in which all files are called CASE_0000 and so on holds cases with channels.
+    Folders above a file say whose it is: the first one is the subject, the second the session; folders called like no
+    patient ("data", "CT") say nothing. A folder in which all files are called CASE_0000 and so on holds cases with
+    channels.
 
     Args:
         files: volumes, anywhere below `root`.
@@ -23,12 +57,11 @@ def volumes(files: Sequence[Path], root: Path) -> list[Scan]:
     folders: dict[Path, list[Path]] = {}
     for file in sorted(files):
         folders.setdefault(file.parent, []).append(file)
-    top = Path(os.path.commonpath([str(folder) for folder in folders])) if folders else root
     scans = []
     for folder, inside in sorted(folders.items()):
         cases = by_channel(inside) or {stem(file): [file] for file in inside if _unique(file, inside)}
         cases.update({file.name: [file] for file in inside if not any(file in each for each in cases.values())})
-        scans += [_scan(name, channels, folder.relative_to(top).parts, root) for name, channels in cases.items()]
+        scans += [_scan(name, channels, folder.relative_to(root).parts, root) for name, channels in cases.items()]
     return scans
 
 
@@ -49,11 +82,12 @@ def _unique(file: Path, files: Sequence[Path]) -> bool:
 
 
 def _scan(name: str, channels: Sequence[Path], above: tuple[str, ...], root: Path, *, by_name: bool = True) -> Scan:
+    who = [each for each in above if each.lower() not in _NOBODY]
     return Scan(
         parts=tuple(Part(files=(file,)) for file in channels),
         shown=", ".join(shown(file, root) for file in channels),
         name="_".join([*above, name]),
-        subject=above[0] if above else name,
-        session=above[1] if len(above) > 1 else "",
+        subject=who[0] if who else name,
+        session=who[1] if len(who) > 1 else "",
         refused=label_by_name(channels[0]) if by_name else None,
     )

@@ -35,10 +35,14 @@ def write(path: Path, voxels: npt.NDArray[Any], spacing_mm: tuple[float, ...] = 
     return path
 
 
-def write_nifti(path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[Any] | None = None, **header: Any) -> Path:
-    """With nibabel: any header."""
+def write_nifti(
+    path: Path, voxels: npt.NDArray[Any], affine: npt.NDArray[Any] | None = None, *, lost: bool = False, **header: Any
+) -> Path:
+    """With nibabel: any header; `lost` says nothing of how it lies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = nibabel.Nifti1Image(voxels.T, np.diag([-1.0, -1.5, 2.5, 1.0]) if affine is None else affine)
+    image = nibabel.Nifti1Image(
+        voxels.T, None if lost else np.diag([-1.0, -1.5, 2.5, 1.0]) if affine is None else affine
+    )
     for key, value in header.items():
         image.header[key] = value
     nibabel.save(image, path)

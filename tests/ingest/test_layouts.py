@@ -179,4 +179,6 @@ def test_what_is_written_is_what_planning_reads(source, dataset, run, tmp_path):
     write(source / "anna" / "1" / "ct.nii.gz", texture(0, ct=True))
     run()
     found = read_raw_dataset(dataset.name, workspace_folders(tmp_path))
-    assert [(case.case_id, case.subject) for case in found.cases] == [("ct", "ct")] and found.modality == ("ct",)
+    assert [(case.case_id, case.subject) for case in found.cases] == [("anna_1_ct", "anna")] and found.modality == (
+        "ct",
+    )

@@ -1,0 +1,177 @@
+"""Every refusal has its name, and `--accept NAME` does what the table of reasons says."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from nnssl.errors import UsageError
+from nnssl.planning.reading import read_image
+from nnssl.planning.refusal import REASONS, checked_reasons
+from tests.ingest.scans import texture, write, write_nifti
+
+AFFINE = np.diag([-1.0, -1.5, 2.5, 1.0])
+
+
+def reason(outcome):
+    assert len(outcome.records) == 1 and outcome.refused, outcome.records
+    return outcome.refused[0].reason
+
+
+def voxels(dataset, outcome):
+    assert len(outcome.taken) == 1, outcome.refused
+    return read_image([dataset / "imagesTr" / f"{outcome.taken[0].case}_0000.nii.gz"], "SimpleITKIO").data[0]
+
+
+def with_nan():
+    broken = texture(0).astype(np.float32)
+    broken[2, 3, 4] = np.nan
+    return broken
+
+
+def sheared():
+    affine = AFFINE.copy()
+    affine[0, 1] = 0.5
+    return affine
+
+
+def labels():
+    blocks = np.zeros((20, 20, 20), np.uint8)
+    blocks[5:15, 4:12, 3:18] = 1
+    blocks[8:12, 6:10, 6:12] = 7
+    return blocks
+
+
+def almost_empty():
+    volume = np.zeros((20, 20, 20), np.float32)
+    volume[4, 4, 4:8] = (1.5, 2.25, 3.125, 4.5)
+    return volume
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("four_dimensional", lambda path: write_nifti(path, np.stack([texture(0), texture(1)]))),
+        ("complex_values", lambda path: write_nifti(path, texture(0).astype(np.complex64))),
+        ("not_finite", lambda path: write_nifti(path, with_nan())),
+        ("sheared", lambda path: write_nifti(path, texture(0), sheared())),
+        ("no_orientation", lambda path: write_nifti(path, texture(0), lost=True)),
+        ("label_map", lambda path: write_nifti(path, labels())),
+        ("near_empty", lambda path: write_nifti(path, almost_empty())),
+    ],
+)
+def test_a_scan_is_refused_by_name_and_taken_when_accepted(source, dataset, run, name, make):
+    make(source / "a.nii.gz")
+    assert reason(run()) == name
+    outcome = run(accepted={name})
+    assert voxels(dataset, outcome).ndim == 3
+    assert outcome.taken[0].notes or outcome.taken[0].accepted == [name]  # never altered or let in without a word
+    assert run().taken, "what was accepted once stays"
+
+
+def test_the_lists_of_repairs_are_exact(source, dataset, run):
+    write_nifti(source / "a.nii.gz", np.stack([texture(0), texture(1)]))
+    np.testing.assert_array_equal(voxels(dataset, run(accepted={"four_dimensional"})), texture(0))
+    (source / "a.nii.gz").unlink()
+    write_nifti(source / "a.nii.gz", with_nan())
+    found = voxels(dataset, run(accepted={"not_finite"}))
+    assert found[2, 3, 4] == texture(0).min() and (found == texture(0)).sum() == found.size - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("truncated", lambda content: content[: len(content) // 2]),
+        ("damaged", lambda content: content[:-20] + bytes([content[-20] ^ 255]) + content[-19:]),
+        ("damaged", lambda content: gzip.compress(b"no image at all" * 50)),
+        ("truncated", lambda content: gzip.compress(gzip.decompress(content)[:-8])),
+    ],
+)
+def test_broken_files_are_refused_and_cannot_be_accepted(source, run, name, spoil):
+    path = write_nifti(source / "a.nii.gz", texture(0))
+    path.write_bytes(spoil(path.read_bytes()))
+    assert reason(run()) == name
+    with pytest.raises(UsageError, match=f"--accept {name} is not possible"):
+        checked_reasons([name])
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.h5"])
+def test_truncated_files_of_other_formats_are_refused(source, run, name):
+    path = write(source / name, texture(0))
+    path.write_bytes(path.read_bytes()[:-300])
+    assert reason(run()) in ("truncated", "unreadable", "damaged")
+
+
+def test_a_flipped_byte_in_a_compressed_nrrd_is_noticed(source, run):
+    content = bytearray(write(source / "a.nrrd", texture(0)).read_bytes())
+    content[-300] ^= 255
+    (source / "a.nrrd").write_bytes(bytes(content))
+    assert reason(run()) in ("damaged", "truncated")
+
+
+def test_headers_lead_nowhere_else_and_claim_no_more_than_there_is(source, tmp_path, run):
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(bytes(range(256)) * 64)
+    head = "ObjectType = Image\nNDims = 3\nDimSize = 16 16 32\nElementType = MET_SHORT\nElementSpacing = 1 1 1\n"
+    (source / "a.mhd").write_text(f"{head}ElementDataFile = ../secret.raw\n")
+    assert reason(run()) == "unreadable"
+    (source / "a.mhd").write_text(head.replace("16 16 32", "90000 90000 90000") + "ElementDataFile = LOCAL\n")
+    assert reason(run()) == "damaged"
+    (source / "a.mhd").unlink()
+    nrrd = "NRRD0004\ntype: short\ndimension: 3\nsizes: 16 16 32\nencoding: raw\nendian: little\n"
+    (source / "a.nhdr").write_text(f"{nrrd}data file: {secret}\n")
+    assert reason(run()) == "unreadable"
+
+
+def test_one_slice_and_constant_voxels_are_refused(source, run):
+    path = write_nifti(source / "a.nii.gz", texture(0, (1, 12, 14)))
+    assert reason(run()) == "single_slice"
+    path.unlink()
+    write_nifti(source / "b.nii.gz", np.full((8, 9, 10), 3, np.int16))
+    assert reason(run()) == "constant"
+
+
+def test_a_ct_in_other_units_is_refused_where_it_is_known_to_be_one(source, run):
+    write_nifti(source / "a.nii.gz", texture(0))  # 50 to 1200, as if stored without the intercept
+    (source / "list.csv").write_text("path,modality\na.nii.gz,CT\n")
+    outcome = run(source / "list.csv")
+    assert reason(outcome) == "ct_not_hu" and "no Hounsfield units" in outcome.refused[0].sentence
+
+
+def test_two_ways_to_lie_in_one_header_are_a_conflict(source, run):
+    path = write_nifti(source / "a.nii", texture(0))
+    content = bytearray(path.read_bytes())
+    assert struct.unpack_from("<f", content, 312 + 8) == (2.5,)  # srow_z of the NIfTI header, k
+    struct.pack_into("<hh", content, 252, 2, 1)  # SimpleITK takes directions from the sform, sizes from elsewhere
+    struct.pack_into("<f", content, 312 + 8, 3.5)
+    path.write_bytes(bytes(content))
+    assert reason(run()) == "orientation_conflict"
+    assert run(accepted={"orientation_conflict"}).taken[0].channels[0]["spacing_mm"][0] == 3.5
+
+
+def test_channels_must_lie_in_one_place(source, run):
+    write(source / "imagesTr" / "p_0000.nii.gz", texture(0))
+    write(source / "imagesTr" / "p_0001.nii.gz", texture(1), (2.5, 1.5, 1.2))
+    assert reason(run()) == "channels_differ"
+
+
+def test_ct_and_mr_are_not_mixed(source, dataset, run):
+    for seed in range(3):
+        write(source / f"ct{seed}.nii.gz", texture(seed, ct=True))
+    write(source / "mr.nii.gz", texture(9))
+    outcome = run()
+    assert [record.reason for record in outcome.refused] == ["other_modality"] and outcome.channels == {"0": "CT"}
+    assert not (dataset / "imagesTr" / "mr_0000.nii.gz").exists()
+    mixed = run(accepted={"other_modality"})
+    assert len(mixed.taken) == 4
+
+
+def test_the_table_of_reasons_is_what_the_manual_says():
+    from tests.cli_reference import ROOT
+
+    manual = (ROOT / "docs" / "how-to" / "ingest.md").read_text()
+    for reason in REASONS.values():
+        assert f"| `{reason.name}` | {reason.means} | {reason.accepted} |" in manual, reason.name

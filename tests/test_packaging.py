@@ -15,7 +15,8 @@ import nnssl.compat
 from nnssl.errors import UsageError
 from tests.cli_reference import ROOT, commands
 
-PACKAGES = {"nnssl", "nnssl_desd", "nnssl_mae"}
+PLUGINS = {path.parent.name for path in ROOT.glob("plugins/nnssl_*/__init__.py")}
+PACKAGES = {"nnssl", *PLUGINS}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,8 @@ def test_every_module_of_the_checkout_is_in_the_wheel(wheel: zipfile.ZipFile) ->
 
 
 def test_plugins_bring_their_readme_and_types_are_marked(wheel: zipfile.ZipFile) -> None:
-    assert {"nnssl/py.typed", "nnssl_desd/README.md", "nnssl_mae/README.md"} <= set(wheel.namelist())
+    assert len(PLUGINS) >= 3
+    assert {"nnssl/py.typed", *(f"{plugin}/README.md" for plugin in PLUGINS)} <= set(wheel.namelist())
 
 
 def test_the_wheel_offers_every_command_and_trainer(wheel: zipfile.ZipFile) -> None:

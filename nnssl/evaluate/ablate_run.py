@@ -107,13 +107,17 @@ class Ablation:
         Raises:
             NnsslError: a command failed; its log is named.
         """
-        runner = Runner(self.request.out / "logs", self.screen)
+        runner = Runner(self._logs, self.screen)
         waiting = [self._pretraining(run) for run in self.request.runs if not self._finished(run)]
         for job in waiting:  # a folder that was removed since is no finished run, whatever the mark says
             for name in (job.name, f"probe-{job.name}", "compare"):
                 (runner.folder / f"{name}.done").unlink(missing_ok=True)
         runner.run(*waiting, at_once=self.request.at_once)
         runner.run(*self._judges())
+
+    @property
+    def _logs(self) -> Path:
+        return self.request.out / "logs"
 
     def _pretraining(self, run: Run) -> Job:
         request = self.request
@@ -141,15 +145,19 @@ class Ablation:
         if request.judge == "compare":
             command = [program("nnssl_compare"), request.target, request.configuration, "-w", *weights]
             command += [*device, "-o", str(self.comparison), *request.judge_options]
-            return [Job(name="compare", command=command, environment={})]
+            return [self._judge("compare", command)]
         jobs = []
         for run, path in zip(request.runs, weights, strict=True):
             command = [program("nnssl_probe"), path, "-d", request.target, "-c", request.configuration]
             command += [*device, "-o", str(self.judged(run)), *request.judge_options]
             # one untrained network is enough: all runs have its architecture
             command += [] if run is request.runs[0] else ["--no_untrained"]
-            jobs.append(Job(name=f"probe-{run.name}", command=command, environment={}))
+            jobs.append(self._judge(f"probe-{run.name}", command))
         return jobs
+
+    def _judge(self, name: str, command: Sequence[str]) -> Job:
+        log = self._logs / f"{name}.log"
+        return Job(name=name, command=command, environment={}, progress=partial(_last_words, log))
 
     def _finished(self, run: Run) -> bool:
         return (self.folder(run) / FINAL).is_file()
@@ -180,6 +188,15 @@ def _last_step(log: Path, total: int) -> str:
     except (OSError, ValueError):
         return "starting"
     return f"{max((int(step.get('step', -1)) for step in steps), default=-1) + 1}/{total}"
+
+
+def _last_words(log: Path) -> str:
+    """What a judge said last: it tells its own progress."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "starting"
+    return lines[-1].strip() if lines else "starting"
 
 
 def plain_setting(run: Run) -> Mapping[str, Any]:

@@ -86,6 +86,15 @@ def test_the_commands_are_those_of_single_runs_and_their_judges(workspace: Path)
     assert compare.count("checkpoint_final.pth") == 3
 
 
+def test_a_judges_progress_is_its_own_last_line(workspace: Path) -> None:
+    made = ablation(workspace, target="Dataset004_Tiny")
+    (job, *_) = made._judges()
+    assert job.progress() == "starting"
+    (workspace / "out" / "logs").mkdir(parents=True)
+    (workspace / "out" / "logs" / f"{job.name}.log").write_text("first\n   pretrained, fold 0: step 3/9\n")
+    assert job.progress() == "pretrained, fold 0: step 3/9"
+
+
 def test_finished_runs_are_kept_and_begun_ones_go_on(workspace: Path) -> None:
     made = ablation(workspace)
     finish(made)

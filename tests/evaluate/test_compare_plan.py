@@ -247,7 +247,7 @@ def test_without_a_journal_voxels_stand_for_hours(where: Folders, tmp_path: Path
 
 def test_a_settled_length_is_kept(where: Folders, tmp_path: Path) -> None:
     (tmp_path / "a" / "metrics.jsonl").write_text('{"step": 0, "epoch": 0, "seconds": 100.0}\n')
-    asked = request(tmp_path, equal_compute=True, settings={"epochs": "2", "iterations_per_epoch": "5"})
+    asked = request(tmp_path, equal_compute=True, settings={"epochs": "2", "iterations_per_epoch": "5", "threads": "1"})
     comparison = Comparison(asked, where, Silent())
     assert [one.arm for one in comparison.trainings[NAME]] == ["scratch", "w"]
     assert "of 3 trainings are done" in comparison.estimate()

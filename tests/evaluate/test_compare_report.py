@@ -32,7 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_workspace: Path) -> Path
     where = make_workspace(folder, tiny_workspace, numbers=(4, 5))
     asked = request(
         folder, targets=["4", "5"], weights=[folder / "a" / "w.pth", folder / "b" / "w.pth"], labels=LABELS,
-        folds=(0, 1), replicates=2, settings={"epochs": "2"},
+        folds=(0, 1), replicates=2, settings={"epochs": "2", "threads": "1"},
     )  # fmt: skip
     comparison = Comparison(asked, where, Silent())
     comparison.notes.say(["planned"])
@@ -46,7 +46,7 @@ def compare(root: Path) -> Iterator[Callable[..., int]]:
 
     def run(*more: str) -> int:
         words = ["4", "5", CONFIGURATION, "-w", str(root / "a" / "w.pth"), str(root / "b" / "w.pth"), "--labels"]
-        words += [*LABELS, "--folds", "0", "1", "--replicates", "2", "--set", "epochs=2", "-device", "cpu"]
+        words += [*LABELS, "--folds", "0", "1", "--replicates", "2", "--set", "epochs=2", "threads=1", "-device", "cpu"]
         return main([*words, "-o", str(root / "out"), *more])
 
     with pytest.MonkeyPatch.context() as patch:

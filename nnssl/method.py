@@ -238,25 +238,31 @@ class Exported:
 
 
 class ProbeBox(Protocol):
-    """A held-out box seen twice, with the places that both views show; tensors are where the method is.
-
-    `case_id` names its case. `images` (2, C, D, H, W); `points` (2, P, 3) voxel indices of P places in both views;
-    `points_mm` (P, 3) those places; `to_world` (2, 4, 4) float64 from a view's voxel index to mm in LPS; `position_mm`
-    (3,) centre of the box from the centre of its case.
-    """
+    """A held-out box seen twice, with the places that both views show; tensors are where the method is."""
 
     @property
-    def case_id(self) -> str: ...
+    def case_id(self) -> str:
+        """Name of its case."""
+
     @property
-    def images(self) -> Tensor: ...
+    def images(self) -> Tensor:
+        """(2, C, D, H, W) two views."""
+
     @property
-    def points(self) -> Tensor: ...
+    def points(self) -> Tensor:
+        """(2, P, 3) voxel indices of the same P places in both views."""
+
     @property
-    def points_mm(self) -> Tensor: ...
+    def points_mm(self) -> Tensor:
+        """(P, 3) those places."""
+
     @property
-    def to_world(self) -> Tensor: ...
+    def to_world(self) -> Tensor:
+        """(2, 4, 4) float64 from voxel index of each view to mm in LPS."""
+
     @property
-    def position_mm(self) -> Tensor: ...
+    def position_mm(self) -> Tensor:
+        """(3,) centre of the box from the centre of its case."""
 
 
 class Pyramid(Protocol):

@@ -239,6 +239,38 @@ def test_strangers_come_from_other_volumes_only() -> None:
         assert not (vectors[taken] == sample).any()
 
 
+def test_two_ranks_have_the_loss_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers come from all ranks, and never are one's own sample on another rank."""
+    networks = small_networks()
+    method = AnatEmbed(SMALL, networks).double()
+    spec, needs = AnatEmbed.views(SMALL, networks.plan, networks.data), AnatEmbed.needs(SMALL)
+    whole, *halves = (
+        noise_batch(spec, networks, needs=needs, keys=keys, dtype=DOUBLE) for keys in ((0, 1, 2, 3), (0, 1), (2, 3))
+    )
+    sent: list[list[torch.Tensor]] = [[], []]
+
+    def losses_of(rank: int, *, exchange: bool) -> float:
+        monkeypatch.setattr("nnssl_anatembed.method.collectives.rank", lambda: rank)
+        calls = iter(range(10))
+
+        def gather(x: torch.Tensor) -> torch.Tensor:
+            if not exchange:
+                sent[rank].append(x)
+                return x
+            number = next(calls)
+            return torch.cat([sent[0][number], sent[1][number]])
+
+        step = local_step(dtype=DOUBLE)
+        monkeypatch.setattr(type(step), "gather", lambda self, x: gather(x))
+        return method(halves[rank], step).total.item()
+
+    expected = method(whole, local_step(dtype=DOUBLE)).total.item()
+    alone = [losses_of(rank, exchange=False) for rank in range(2)]
+    together = [losses_of(rank, exchange=True) for rank in range(2)]
+    assert sum(together) / 2 == pytest.approx(expected, rel=1e-12)
+    assert sum(alone) / 2 != pytest.approx(expected, rel=1e-6)
+
+
 def test_one_volume_has_no_strangers_and_still_a_loss() -> None:
     networks = small_networks()
     method = AnatEmbed(SMALL, networks)

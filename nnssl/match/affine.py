@@ -28,6 +28,7 @@ class AffineMatcher(Matcher):
     def __init__(self) -> None:
         super().__init__()
         self._template: str | None = None
+        self._digest: str | None = None
         self._found: dict[str, Registration] = {}
 
     def match(self, case_a: str, points_mm: Points, case_b: str) -> Matched:
@@ -44,8 +45,10 @@ class AffineMatcher(Matcher):
 
     def fingerprint(self) -> str:
         """Version, and the template's content."""
-        template = self.case(self._template_id()).read().source_hash
-        return hashlib.sha256(f"{_VERSION} {template}".encode()).hexdigest()[:12]
+        if self._digest is None:
+            template = self.case(self._template_id()).read().source_hash
+            self._digest = hashlib.sha256(f"{_VERSION} {template}".encode()).hexdigest()[:12]
+        return self._digest
 
     def _between(self, case_a: str, case_b: str) -> npt.NDArray[np.float64]:
         if case_a == case_b:

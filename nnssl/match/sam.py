@@ -28,7 +28,7 @@ from nnssl.planning.orientation import reoriented
 from nnssl.planning.preprocess import onto_grid
 
 _VERSION = "1"
-KEPT = 4  # scans whose embeddings stay in memory: one of 200 x 200 x 200 voxels of 2 mm takes half a gigabyte
+KEPT_BYTES = 4 << 30  # of embeddings in memory: a scan of 200 x 200 x 200 voxels of 2 mm takes half a gigabyte
 CHUNK = 65_536  # cells compared at a time
 CALIBRATION_SHARE = 0.3  # of true matches are less sure than the least score of a table
 CALIBRATION_NOISE, CALIBRATION_POINTS = 0.1, 256  # of a standard deviation; cells a scan
@@ -125,7 +125,7 @@ class SamMatcher(Matcher):
     def _embedded(self, case_id: str) -> Embedded:
         if case_id not in self._kept:
             self._kept[case_id] = self._embed(self.case(case_id))
-            while len(self._kept) > KEPT:
+            while len(self._kept) > 2 and sum(one.vectors.nbytes for one in self._kept.values()) > KEPT_BYTES:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(case_id)
         return self._kept[case_id]

@@ -48,6 +48,11 @@ class Sidecar(ABC):
     def compute(cls, case: RawCase) -> Mapping[str, npt.NDArray[np.generic]]:
         """Named arrays of plain numeric dtype; the same case must always give the same arrays."""
 
+    @classmethod
+    def picture(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.uint8] | None:
+        """(h, w) grey picture of what `compute` gave, written beside it as `CASE.NAME.png`; None: there is none."""
+        return None
+
 
 class BodyMask(Sidecar):
     """Body voxels on a coarse lattice of about 4 mm, for `Source(anchor="body")`: the one sidecar of our own.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nnssl.blocks.collectives import BatchNorm
 from nnssl.blocks.losses import wide
+from nnssl.blocks.pooling import Pooling, pool
 
 
 class Prototypes(nn.Module):
@@ -84,4 +85,24 @@ class DINOHead(nn.Module):
         x = self.mlp(pooled)
         # float32: the norm of a vector of 256 near-zero numbers is lost in half precision
         logits: Tensor = self.last_layer(F.normalize(wide(x), dim=-1))
+        return logits
+
+
+class Branch(nn.Module):
+    """Encoder, deepest pooling, projector: what the teacher is an average of.
+
+    Attributes:
+        encoder: nnU-Net's.
+        head: the deepest stage's projector.
+    """
+
+    def __init__(self, encoder: nn.Module, head: DINOHead, pooling: Pooling) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self.pooling = pooling
+
+    def forward(self, image: Tensor, valid: Tensor) -> Tensor:
+        """(N, K) logits of (N, C, D, H, W)."""
+        logits: Tensor = self.head(pool(self.encoder(image)[-1], self.pooling, valid=valid))
         return logits

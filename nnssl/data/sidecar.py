@@ -25,7 +25,7 @@ def sidecar_file(case_id: str, sidecar: type[Sidecar]) -> str:
 
 
 def write_sidecar(path: Path, sidecar: type[Sidecar], arrays: Arrays) -> None:
-    """Write what `sidecar.compute` gave, whole or not at all.
+    """Write what `sidecar.compute` gave, whole or not at all, and first the picture for people, where there is one.
 
     Raises:
         PluginError: an array is not of plain numeric dtype.
@@ -36,6 +36,12 @@ def write_sidecar(path: Path, sidecar: type[Sidecar], arrays: Arrays) -> None:
             raise PluginError(
                 f"Sidecar {sidecar.__name__} must give arrays of bool, integer or float; {name!r} is {array.dtype}."
             )
+    picture = sidecar.picture(plain)
+    if picture is not None:
+        from matplotlib.image import imsave
+
+        with whole_file(path.with_suffix(".png")) as temporary, temporary.open("wb") as file:
+            imsave(file, picture, format="png", cmap="gray", vmin=0, vmax=255)
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **plain, **{_VERSION: np.int64(sidecar.version)})
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nnssl.blocks.center import Center
 from nnssl.blocks.ema import CosineMomentum
-from nnssl.blocks.heads import DINOHead
+from nnssl.blocks.heads import Branch, DINOHead
 from nnssl.blocks.losses import (
     pair_cross_entropy,
     student_log_probabilities,
@@ -93,26 +93,6 @@ class DeSDConfig:
             raise RecipeError("method.distill_stages must be at least 1 and method.prototypes at least 2.")
         if min(self.student_temperature, *self.teacher_temperature) <= 0:
             raise RecipeError("method.student_temperature and method.teacher_temperature must be above 0.")
-
-
-class Branch(nn.Module):
-    """Encoder, deepest pooling, projector: what the teacher is an average of.
-
-    Attributes:
-        encoder: nnU-Net's.
-        head: the deepest stage's projector.
-    """
-
-    def __init__(self, encoder: nn.Module, head: DINOHead, pooling: Pooling) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-        self.pooling = pooling
-
-    def forward(self, image: Tensor, valid: Tensor) -> Tensor:
-        """(N, K) logits of (N, C, D, H, W)."""
-        logits: Tensor = self.head(pool(self.encoder(image)[-1], self.pooling, valid=valid))
-        return logits
 
 
 class DeSD(Method):

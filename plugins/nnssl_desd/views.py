@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
-import numpy.typing as npt
-from torch import Tensor
 
 from nnssl.errors import PlanError
 from nnssl.method import DataInfo, PlanInfo
-from nnssl.views.intensity import (
-    BrightnessAdd,
-    BrightnessMultiply,
-    Contrast,
-    Gamma,
-    GaussianBlur,
-    GaussianNoise,
-    IntensityOp,
-)
+from nnssl.views.intensity.jitter import FIRST, LOCAL, SECOND, Chances, jitter
 from nnssl.views.spec import Geometry, Intensity, Size, Source, ViewGroup, ViewSpec
 
 if TYPE_CHECKING:
@@ -99,43 +85,11 @@ def _geometry(config: DeSDConfig, zoom: tuple[float, float]) -> Geometry:
     return Geometry(scale=zoom, through_plane_scale=(1.0, 1.0), per_axis=True, flip=config.flip)
 
 
-@dataclass(frozen=True, kw_only=True)
-class HounsfieldUnits(IntensityOp):
-    """clip(x, -1024, 1024) / 1024, as published: HU to [-1, 1] without statistics of the data."""
-
-    def draw(self, rng: np.random.Generator, channels: int) -> dict[str, npt.NDArray[np.float64]]:
-        """Nothing is random."""
-        return {}
-
-    def apply(self, rows: Tensor, params: Mapping[str, Tensor], normal: Callable[[Tensor], Tensor]) -> Tensor:
-        """Clip and scale, in place."""
-        return rows.clamp_(-1024.0, 1024.0).div_(1024.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chances:
-    """How often a view is changed: (per view, per channel of a changed view) where the two differ."""
-
-    blur: tuple[float, float]
-    multiply: float
-    add: tuple[float, float]
-    gamma: float
-
-
-FIRST = Chances(blur=(0.8, 0.8), multiply=0.8, add=(0.8, 0.8), gamma=0.8)
-SECOND = Chances(blur=(0.8, 0.5), multiply=1.0, add=(0.5, 0.8), gamma=1.0)
-LOCAL = Chances(blur=(0.5, 0.8), multiply=1.0, add=(0.8, 0.8), gamma=0.8)
-
-
 def _intensity(config: DeSDConfig, chances: Chances) -> Intensity:
-    """The published operations in the published order."""
-    jitter: tuple[IntensityOp, ...] = (
-        GaussianNoise((0.0, 0.1)),
-        GaussianBlur(config.blur_sigma, probability=chances.blur[0], channel_probability=chances.blur[1]),
-        BrightnessMultiply((0.75, 1.25), probability=chances.multiply),
-        BrightnessAdd(0.4, probability=chances.add[0], channel_probability=chances.add[1]),
-        Contrast((0.75, 1.25)),
-        Gamma((0.7, 1.5), probability=chances.gamma),
+    """The published jitter."""
+    return jitter(
+        chances,
+        blur_sigma=config.blur_sigma,
+        hounsfield=config.published_views,
+        slicewise=config.slicewise_intensity,
     )
-    window = (HounsfieldUnits(),) if config.published_views else ()
-    return Intensity(ops=window + jitter, slicewise=config.slicewise_intensity)

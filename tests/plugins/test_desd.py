@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from nnssl_desd.method import Branch, DeSD, DeSDConfig
+from nnssl_desd.method import DeSD, DeSDConfig
 from nnssl_desd.trainer import DeSDTrainer
 
 from nnssl.blocks.collectives import BatchNorm
 from nnssl.blocks.deferred import commit_all
+from nnssl.blocks.heads import Branch
 from nnssl.blocks.multicrop import flat_views
 from nnssl.blocks.pooling import pool
 from nnssl.engine.optim import Schedule
@@ -249,7 +250,7 @@ def test_paper_views_are_the_published_ones() -> None:
 
 
 def test_hounsfield_units_become_minus_one_to_one() -> None:
-    from nnssl_desd.views import HounsfieldUnits
+    from nnssl.views.intensity.jitter import HounsfieldUnits
 
     rows = torch.tensor([[[[-3000.0, -1024.0, 0.0, 512.0, 4000.0]]]])
     assert HounsfieldUnits().apply(rows, {}, torch.randn_like).flatten().tolist() == [-1.0, -1.0, 0.0, 0.5, 1.0]

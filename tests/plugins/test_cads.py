@@ -1,0 +1,260 @@
+"""CADS against the formulas: four pairs, half of the loss aligned, sampled patches, the way of depth 1, the teacher."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nnssl_cads.method import CADS, CADSConfig
+from nnssl_cads.sampling import balanced, blocks_of, kept_patches, pack, patch_of
+from nnssl_cads.trainer import CADSTrainer
+from nnssl_cads.views import view_spec
+from torch import nn
+
+from nnssl.blocks.deferred import commit_all
+from nnssl.blocks.flat import depth_one
+from nnssl.blocks.pooling import pool
+from nnssl.engine.optim import Schedule
+from nnssl.engine.plan import plan_info
+from nnssl.engine.recipe import PerTensor
+from nnssl.errors import PlanError, RecipeError
+from nnssl.method import Batch
+from nnssl.nnunet import build_network
+from nnssl.planning.wish import wished
+from nnssl.testing import check_method
+from nnssl.testing_world import commit, local_step, noise_batch, small_networks
+from tests.tiny import tiny_plans
+
+SMALL = {"prototypes": 24, "hidden": 16, "bottleneck": 8}
+WORLD: dict[str, Any] = {"patch_size": (16, 32, 32), "case_shape": (40, 64, 64)}
+PLANS = [
+    {"residual": residual, "anisotropic": anisotropic, "channels": channels, "modality": modality}
+    for residual, anisotropic, channels, modality in itertools.product(
+        (False, True), (False, True), (1, 2), ("ct", "t1")
+    )
+]
+
+
+def build(*, dtype: torch.dtype = torch.float32, plan: Any = None, **config: Any) -> tuple[CADS, Batch]:
+    networks = small_networks(**(WORLD | (plan or {})))
+    chosen = CADSConfig(**(SMALL | config))
+    spec = CADS.views(chosen, networks.plan, networks.data)
+    method = CADS(chosen, networks).to(dtype)
+    return method, noise_batch(spec, networks, needs=CADS.needs(chosen), dtype=dtype)
+
+
+@pytest.mark.parametrize("config", [{}, {"head_norm": "none", "repack": "raster", "pooling": "mean"}])
+def test_cads_keeps_the_contract(config: dict[str, Any]) -> None:
+    check_method(CADS, CADSConfig(**(SMALL | config)), networks=lambda: small_networks(**WORLD))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: "-".join(str(value) for value in plan.values()))
+def test_it_runs_on_every_kind_of_plan_and_nnunet_takes_the_encoder(plan: dict[str, Any]) -> None:
+    method, batch = build(plan=plan)
+    losses = method(batch, local_step())
+    losses.total.backward()
+    assert losses.total.isfinite()
+    trained = [*method.student.parameters(), *method.flat_stem.parameters()]
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in trained)
+    networks = small_networks(**(WORLD | plan))
+    theirs = build_network(networks.architecture, channels=networks.plan.channels, classes=3)
+    theirs.get_submodule("encoder").load_state_dict(method.export_network().encoder.state_dict(), strict=True)
+
+
+# -------------------------------------------------------------------------------------------------------- loss
+
+
+def naive_softmax(row: list[float]) -> list[float]:
+    powers = [math.exp(value) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+def test_loss_equals_a_naive_loop_over_four_pairs_of_which_two_are_aligned() -> None:
+    method, batch = build(dtype=torch.float64, teacher_temperature=(0.04, 0.07), teacher_warmup_epochs=9)
+    method.center.value.copy_(torch.linspace(-0.1, 0.1, 24))
+    step = local_step(index=45, dtype=torch.float64)  # epoch 4 of 10
+    image, valid = method._crops(batch, step)
+    target = method.teacher(image, valid)
+    logits = [one.tolist() for one in method._student(image, valid, method._projections(batch))]
+    tau_t = 0.04 + 0.03 * 4 / 8
+    pairs = [(0, 1), (0, 2), (1, 0), (1, 2)]
+    total, aligned = 0.0, 0.0
+    for stage, (i, j), sample in itertools.product(range(4), pairs, range(4)):
+        centred = zip(target[4 * i + sample].tolist(), method.center.value.tolist(), strict=True)
+        p = naive_softmax([(t - c) / tau_t for t, c in centred])
+        q = naive_softmax([s / 0.1 for s in logits[stage][4 * j + sample]])
+        term = -sum(a * math.log(b) for a, b in zip(p, q, strict=True))
+        total += term / (4 * 4 * 4)
+        aligned += term / (4 * 2 * 4) if j == 2 else 0.0
+    losses = method(batch, step)
+    assert losses.total.item() == pytest.approx(total, rel=1e-10)
+    assert losses.parts["alignment"].item() == pytest.approx(aligned, rel=1e-10)
+    assert list(losses.parts)[:4] == ["stage_1", "stage_2", "stage_3", "stage_4"]
+
+
+def test_teacher_sees_the_sampled_crops_alone() -> None:
+    method, batch = build()
+    seen: list[torch.Size] = []
+    method.teacher.network.encoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    method(batch, local_step()).total.backward()
+    d, h, w = batch.views["global"].image.shape[3:]
+    assert seen == [torch.Size((8, 1, d, h // 2, w // 2))]
+    assert all(p.grad is None for p in method.teacher.parameters())
+    assert not any("flat_stem" in name for name, _ in method.teacher.named_parameters())
+
+
+def test_centre_moves_after_the_loss_and_prototypes_stay_for_an_epoch() -> None:
+    method, batch = build()
+    method(batch, local_step()).total.backward()
+    assert not method.center.value.any()
+    method.edit_gradients(local_step())
+    assert all(head.last_layer.weight.grad is None for head in (*method.shallow_heads, method.student.head))
+    commit_all(method, commit())
+    assert method.center.value.any()
+
+
+# -------------------------------------------------------------------------------------------------------- sampling
+
+
+def packed_ramp(repack: Any, n: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    size, patch = (16, 96, 96), (4, 8, 8)
+    x = torch.arange(n * 16 * 96 * 96, dtype=torch.float64).reshape(n, 1, *size)
+    blocks = blocks_of(size, patch)
+    assert blocks == (4, 6, 6)
+    order = torch.stack([torch.randperm(144, generator=torch.Generator().manual_seed(seed)) for seed in range(n)])
+    choice = balanced(order)
+    return x, choice, pack(x, kept_patches(choice, blocks, repack), patch)
+
+
+@pytest.mark.parametrize("repack", ["block", "raster"])
+def test_one_patch_of_each_block_is_kept_bit_for_bit(repack: str) -> None:
+    x, choice, packed = packed_ramp(repack)
+    assert packed.shape == (3, 1, 16, 48, 48)
+    assert torch.stack([torch.bincount(row, minlength=4) for row in choice]).tolist() == [[36] * 4] * 3
+    for sample in range(3):
+        found = []
+        for d, r, c in itertools.product(range(4), range(6), range(6)):
+            corner = int(packed[sample, 0, 4 * d, 8 * r, 8 * c])
+            z, rest = divmod(corner - sample * 16 * 96 * 96, 96 * 96)
+            y, w = divmod(rest, 96)
+            found.append((z // 4, y // 8, w // 8))
+            source = x[sample, 0, z : z + 4, y : y + 8, w : w + 8]
+            assert torch.equal(packed[sample, 0, 4 * d : 4 * d + 4, 8 * r : 8 * r + 8, 8 * c : 8 * c + 8], source)
+            assert (z // 4, y // 16) == (d, r)  # layer and row of blocks stay in both packings
+            if repack == "block":
+                assert w // 16 == c
+                assert (y // 8 % 2) * 2 + w // 8 % 2 == choice[sample, (d * 6 + r) * 6 + c]
+        assert len(set(found)) == 144
+        assert len({(z, y // 2, w // 2) for z, y, w in found}) == 144
+        assert (found == sorted(found)) == (repack == "raster")
+
+
+def test_the_two_views_and_the_samples_draw_their_own_patches() -> None:
+    method, batch = build()
+    steps = [local_step(), local_step()]
+    first, again = (method._crops(batch, step)[0] for step in steps)
+    assert torch.equal(first, again)
+    world = small_networks(**WORLD)
+    spec = CADS.views(method.config, world.plan, world.data)
+    part = noise_batch(spec, world, needs=CADS.needs(method.config), keys=(2, 3))
+    torch.testing.assert_close(method._crops(part, local_step())[0], first[[2, 3, 6, 7]])
+
+
+@pytest.mark.parametrize(
+    ("packed", "patch"), [((16, 48, 48), (4, 8, 8)), ((20, 12, 40), (4, 4, 8)), ((5, 7, 9), (1, 1, 1))]
+)
+def test_patches_divide_any_packed_view(packed: Any, patch: Any) -> None:
+    assert patch_of(packed) == patch
+
+
+# -------------------------------------------------------------------------------------------------------- depth 1
+
+
+def test_a_convolution_of_depth_one_is_its_central_plane() -> None:
+    conv = nn.Conv3d(3, 5, 3, stride=(2, 2, 2), padding=1)
+    image = torch.randn(2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    wanted = F.conv2d(image[:, :, 0], conv.weight[:, :, 1], conv.bias, stride=2, padding=1)
+    torch.testing.assert_close(conv(image)[:, :, 0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("anisotropic", [False, True])
+def test_planes_keep_depth_one_through_every_stage_and_volumes_are_as_before(residual: bool, anisotropic: bool) -> None:
+    method, _ = build(plan={"residual": residual, "anisotropic": anisotropic})
+    volume = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    before = method.student.encoder(volume)
+    maps = method._flat(torch.randn(2, 1, 1, 32, 32))
+    assert [one.shape[2:] for one in maps] == [(1, 32, 32), (1, 16, 16), (1, 8, 8), (1, 4, 4)]
+    with depth_one(method.student.encoder):
+        within = method.student.encoder(volume)
+    for one, same, after in zip(before, within, method.student.encoder(volume), strict=True):
+        assert torch.equal(one, same)
+        assert torch.equal(one, after)
+
+
+def test_average_pooling_of_a_plane_is_that_of_two_dimensions() -> None:
+    shortcut = nn.Sequential(nn.AvgPool3d((2, 2, 2), (2, 2, 2)))
+    image = torch.randn(1, 2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    with depth_one(shortcut):
+        torch.testing.assert_close(shortcut(image)[:, :, 0], F.avg_pool2d(image[:, :, 0], 2))
+    with pytest.raises(RuntimeError):
+        shortcut(image)
+
+
+def test_without_the_projection_its_way_in_gets_no_gradient_and_shared_stages_get_both() -> None:
+    method, batch = build()
+    image, valid = method._crops(batch, local_step())
+    method.student(image, valid).sum().backward()
+    assert all(p.grad is None for p in method.flat_stem.parameters())
+    method.zero_grad()
+    pool(method._flat(method._projections(batch))[-1]).square().sum().backward()
+    assert all(p.grad is not None for p in method.flat_stem.parameters())
+    stages = method.student.encoder.stages
+    assert all(p.grad is None for p in stages[0].parameters())
+    assert all(p.grad is not None for p in stages[1:].parameters())
+
+
+# -------------------------------------------------------------------------------------------------------- numbers
+
+
+def test_paper_recipe_has_the_published_numbers() -> None:
+    recipe = CADSTrainer.presets["paper"]
+    assert recipe.optimizer.peak_lr(192) == pytest.approx(5.625e-4)
+    assert recipe.optimizer.clip == PerTensor(0.3)
+    schedule = Schedule(recipe)
+    decay = [schedule.weight_decay(step) for step in (0, recipe.total_steps // 2, recipe.total_steps)]
+    assert decay == pytest.approx([0.04, 0.22, 0.4])
+    method, _ = build(teacher_temperature=(0.04, 0.07))
+    assert [round(method.teacher_temperature(e), 6) for e in (0, 49, 50, 149)] == [0.04, 0.07, 0.07, 0.07]
+    assert (recipe.method.frozen_epochs, recipe.method.repack) == (3, "raster")
+
+
+@pytest.mark.parametrize("residual", [False, True], ids=["plain", "resenc"])
+def test_the_plan_that_the_paper_preset_brings_holds_its_packed_views(residual: bool) -> None:
+    recipe = CADSTrainer.presets["paper"]
+    assert recipe.plan is not None
+    plans = wished(tiny_plans("Dataset745_Tiny", residual=residual), recipe.plan)
+    plan = plan_info(plans["configurations"]["3d_fullres"], channels=1)
+    (group,) = view_spec(recipe.method, plan, small_networks().data).groups
+    assert group.size == (16, 96, 96)
+    assert all(side % step == 0 for side, step in zip((16, 48, 48), plan.total_stride, strict=True))
+
+
+def test_views_that_cannot_be_halved_are_refused_with_the_way_out() -> None:
+    world = small_networks(patch_size=(16, 16, 16), case_shape=(40, 40, 40))
+    with pytest.raises(PlanError, match=r"--set method\.sampling=none"):
+        CADS.views(CADSConfig(), world.plan, world.data)
+    (group,) = CADS.views(CADSConfig(sampling="none"), world.plan, world.data).groups
+    assert group.size == (16, 16, 16)
+    with pytest.raises(PlanError, match="Hounsfield"):
+        world = small_networks(**WORLD, modality="t1")
+        CADS.views(CADSTrainer.presets["paper"].method, world.plan, world.data)
+
+
+def test_wrong_numbers_are_refused() -> None:
+    with pytest.raises(RecipeError, match="above 0"):
+        CADSConfig(student_temperature=0.0)

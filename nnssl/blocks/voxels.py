@@ -60,7 +60,8 @@ def shared_voxels(starts: Tensor, usable: Tensor, score: Tensor, count: int) -> 
         count: M, at most.
     """
     size = usable.shape[2:]
-    shift = starts[:, 0] - starts[:, 1]
+    # starts come from matrices in float64, which Apple's MPS leaves on the CPU
+    shift = (starts[:, 0] - starts[:, 1]).to(usable.device)
     inside, places = [], []
     for axis, side in enumerate(size):
         place = torch.arange(side, device=shift.device) + shift[:, axis, None]  # (B, side), index in the second crop

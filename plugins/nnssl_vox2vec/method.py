@@ -173,12 +173,7 @@ class Vox2Vec(Method):
         view = batch.views[GROUP]
         starts, size = crop_starts(view.to_source), view.image.shape[3:]
         lattices = batch.sources[view.source].sidecars[BodyMask.name]
-        body = torch.stack(
-            [
-                body_voxels(one, start[0], (size[0], size[1], size[2]))
-                for one, start in zip(lattices, starts, strict=True)
-            ]
-        )
+        body = torch.stack([body_voxels(one, start[0], size) for one, start in zip(lattices, starts, strict=True)])
         usable = view.valid[:, :, 0].clone()
         usable[:, 0] &= body  # a voxel of the second crop is the same voxel of the case
         score = step.uniform("voxels", batch.keys, (body[0].numel(),))
@@ -220,6 +215,7 @@ class Vox2Vec(Method):
 def _retrieval(units: list[Tensor], counted: Tensor) -> Tensor:
     """Share of the voxels of a first crop whose nearest voxel among those of its second crop is the same voxel."""
     first, second = (unit.reshape(*counted.shape, -1) for unit in units)
-    similarity = torch.where(counted[:, None], first @ second.transpose(1, 2), -2.0)
+    with torch.autocast(first.device.type, enabled=False):  # neighbours differ in digits that bfloat16 has not
+        similarity = torch.where(counted[:, None], first @ second.transpose(1, 2), -2.0)
     right = similarity.argmax(2) == torch.arange(counted.shape[1], device=counted.device)
     return (right & counted).sum() / counted.sum().clamp(min=1)

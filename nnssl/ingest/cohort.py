@@ -14,6 +14,7 @@ _ENOUGH = 8  # scans from which on one can be said to differ from the others
 _FAR = 6.0  # robust standard deviations
 _MAD_TO_STD = 1.4826  # for normally distributed values
 _SMALL_MM, _SMALL_VOXELS, _THICK_MM = 30.0, 8, 8.0
+_BODY_MM, _CELL_MM = 2500.0, 0.05  # longer than any patient; finer than any scanner of patients
 Refuse = Callable[[Record, str, str], None]
 
 
@@ -126,6 +127,9 @@ def _alone(record: Record, channel: dict[str, Any]) -> None:
     if min(channel["field_of_view_mm"]) < _SMALL_MM or min(channel["shape"]) < _SMALL_VOXELS:
         voxels, sides = ("x".join(f"{each:.4g}" for each in channel[key]) for key in ("shape", "field_of_view_mm"))
         record.suspicions["small"] = f"{voxels} voxels, {sides} mm"
+    if max(channel["field_of_view_mm"]) > _BODY_MM or min(channel["spacing_mm"]) < _CELL_MM:
+        sides = "x".join(f"{each:.4g}" for each in channel["spacing_mm"])
+        record.suspicions["units"] = f"voxels of {sides} mm: are its lengths in millimetres?"
     if max(channel["spacing_mm"]) > _THICK_MM:
         record.suspicions["thick_slices"] = f"voxels of {max(channel['spacing_mm']):.3g} mm"
 

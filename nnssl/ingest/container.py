@@ -30,8 +30,8 @@ def check_container(file: Path) -> None:
     with file.open("rb") as stream:
         start = stream.read(_HEADER_BYTES)
     if kind in (".h5", ".hdf5", ".hdf"):
-        if not start.startswith(_HDF5) or b"ITKImage" not in file.read_bytes():
-            raise Refused("unreadable", f"{file} is not an image that ITK wrote as HDF5.")
+        if not start.startswith(_HDF5):
+            raise Refused("unreadable", f"{file} is not an HDF5 file.")
         voxel_files = [file]
     elif kind in (".nrrd", ".nhdr"):
         voxel_files = _nrrd(file, start)

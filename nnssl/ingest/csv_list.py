@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnssl.errors import DataError
-from nnssl.ingest.dicom import series_scans
+from nnssl.ingest.dicom import is_dicom, series_scans
 from nnssl.ingest.identity import Pseudonyms
 from nnssl.ingest.listed import HELD_OUT, listed_file
 from nnssl.ingest.names import shown, stem
-from nnssl.ingest.scan import Part, Scan
+from nnssl.ingest.scan import Part, Scan, refused
 from nnssl.planning.checks import Finding
 
 _COLUMNS = {
@@ -68,7 +68,10 @@ def _row(values: dict[str, str], file: Path, pseudonyms: Pseudonyms) -> list[Sca
     held_out = Finding("held_out", f"the list has it for {split}") if split.lower() in HELD_OUT else None
     modality = values.get("modality", "")
     if found.is_dir():
-        series = series_scans(sorted(each for each in found.iterdir() if each.is_file()), file.parent, pseudonyms)
+        files = sorted(each for each in found.rglob("*") if each.is_file() and is_dicom(each))
+        series = series_scans(files, file.parent, pseudonyms)
+        if not series:
+            return [refused(shown(found, file.parent), "unreadable", "the list names a folder without DICOM files")]
         return [_named(scan, values, held_out, modality) for scan in series]
     name = values.get("case") or "_".join(filter(None, (values.get("subject"), values.get("session"), stem(found))))
     return [

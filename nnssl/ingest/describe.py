@@ -67,7 +67,7 @@ def content_hash(voxels: npt.NDArray[np.float32]) -> str:
 
 
 def picture(voxels: npt.NDArray[np.float32], to_world: Affine) -> bytes:
-    """A PNG of the middle axial, coronal and sagittal slice, head and front up, each with square millimetres."""
+    """A JPEG of the middle axial, coronal and sagittal slice, head and front up, each with square millimetres."""
     from PIL import Image as Picture
 
     low, high = (float(each) for each in np.percentile(_sample(voxels), (1, 99)))
@@ -90,7 +90,7 @@ def picture(voxels: npt.NDArray[np.float32], to_world: Affine) -> bytes:
         place = (number * (_PICTURE + 4) + (_PICTURE - image.width) // 2, (_PICTURE - image.height) // 2)
         sheet.paste(image, place)
     buffer = io.BytesIO()
-    sheet.quantize(32).save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "JPEG", quality=70)
     return buffer.getvalue()
 
 

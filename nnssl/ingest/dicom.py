@@ -43,6 +43,7 @@ _NO_IMAGE = frozenset(
         "M3D",
     ]
 )
+_ALIKE = 5e-3  # direction cosines and mm; headers round to 4 digits and more
 _APART_MM = 0.01  # slices closer than this lie in one place
 # what may tell volumes of one series apart, in this order
 _REPEATS = ("TemporalPositionIdentifier", "AcquisitionNumber", "EchoNumbers", "DiffusionBValue", "AcquisitionTime")
@@ -104,15 +105,21 @@ def series_scans(files: Sequence[Path], root: Path, pseudonyms: Pseudonyms) -> l
         pseudonyms: keyed, so that later runs give the same ones.
     """
     scans: list[Scan] = []
-    groups: dict[tuple[Any, ...], list[Slice]] = {}
+    series: dict[tuple[Any, ...], list[list[Slice]]] = {}
     for file in files:
         found = _header(file, root)
         if isinstance(found, Slice):
-            groups.setdefault(_geometry(found), []).append(found)
+            groups = series.setdefault(_series(found), [])
+            own = next((group for group in groups if _alike(group[0], found)), None)
+            if own is None:
+                groups.append([found])
+            else:
+                own.append(found)
         elif found is not None:
             scans.append(found)
-    for key in sorted(groups, key=str):
-        scans += _volumes(groups[key], root, pseudonyms)
+    for key in sorted(series, key=str):
+        for group in series[key]:
+            scans += _volumes(group, root, pseudonyms)
     return scans
 
 
@@ -136,17 +143,22 @@ def _header(file: Path, root: Path) -> Slice | Scan | None:
     return Slice(file, header)
 
 
-def _geometry(found: Slice) -> tuple[Any, ...]:
-    axes = found.numbers("ImageOrientationPatient", 6)
-    sides = found.numbers("PixelSpacing", 2)
+def _alike(one: Slice, other: Slice) -> bool:
+    """Whether two slices have the same directions and pixel sizes, but for rounding."""
+    for tag, count in (("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
+        a, b = one.numbers(tag, count), other.numbers(tag, count)
+        if (a is None) != (b is None) or any(abs(x - y) > _ALIKE for x, y in zip(a or (), b or (), strict=True)):
+            return False
+    return True
+
+
+def _series(found: Slice) -> tuple[Any, ...]:
     return (
         found.text("PatientID"),
         found.text("StudyInstanceUID"),
         found.text("SeriesInstanceUID"),
         found.text("Rows"),
         found.text("Columns"),
-        axes and tuple(round(each, 3) for each in axes),
-        sides and tuple(round(each, 4) for each in sides),
         found.text("NumberOfFrames") not in ("", "0", "1") and found.text("SOPInstanceUID"),
         "LOCALIZER" in found.text("ImageType").upper(),
     )
@@ -202,7 +214,8 @@ def _namer(first: Slice, root: Path, pseudonyms: Pseudonyms) -> Callable[..., Sc
     secrets = [first.text(tag) for tag in _SECRET]
 
     def make(slices: list[Slice], finding: Finding | None, notes: tuple[str, ...] = ()) -> Scan:
-        geometry = [str(each) for each in _geometry(slices[0])]
+        turned = [round(each, 2) for each in slices[0].numbers("ImageOrientationPatient", 6) or ()]
+        geometry = [str(each) for each in (*_series(slices[0]), turned)]
         repeats = [slices[0].text(tag) for tag in _REPEATS] if any("told apart" in note for note in notes) else []
         series = pseudonyms.of(*geometry, *repeats, letter="", digits=6)
         count = f" ({len(slices)} files)" if len(slices) > 1 else ""

@@ -20,7 +20,6 @@ from nnssl.ingest.scan import Found
 
 FORMATS = ("auto", "folders", "dicom", "png", "bids", "nnunet", "list")
 _LIST = re.compile(r"(pretrain_data|datalist|data_list|dataset)\w*\.json", re.IGNORECASE)
-_DICOM_NAMES = re.compile(r"[^.]*|.*\.(dcm|ima|dicom|[\d.]+)", re.IGNORECASE)  # no ending, or numbers after the dots
 
 
 def find(source: Path, *, form: str, pseudonyms: Pseudonyms) -> Found:
@@ -85,8 +84,8 @@ class _Search:
                 self._file(each)
             elif images and is_label_folder(each.name):
                 self.found.ignored["files of label folders"] += sum(file.is_file() for file in each.rglob("*"))
-            elif images and is_image_folder(each.name) and self.wants("nnunet") and (files := _all(each)):
-                self.found.add("images beside labels", images_of_task(each, files, self.root))
+            elif is_image_folder(each.name) and self.wants("nnunet") and not self._been_at(each):
+                self._images(each)
             else:
                 self.folder(each)
 
@@ -117,10 +116,25 @@ class _Search:
                 return True
         return False
 
+    def _images(self, folder: Path) -> None:
+        """A folder of images: what lies in it directly are cases, each of a subject of its own."""
+        inside = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+        files = [each for each in inside if ending(each) and each.is_file()]
+        if files:
+            self.found.add("image folders", images_of_task(folder, files, self.root))
+        for each in inside:
+            if each.is_dir():
+                self.folder(each)
+            elif not ending(each):
+                self._file(each)
+
     def _bids(self, inside: list[Path]) -> None:
         subjects = [each for each in inside if each.is_dir() and each.name.startswith("sub-")]
         files = [file for subject in subjects for file in _all(subject)]
         self.found.add("BIDS", bids_scans(files, self.root))
+        others = sum(file.is_file() for subject in subjects for file in subject.rglob("*")) - len(files)
+        if others:
+            self.found.ignored["other files of BIDS subjects"] += others
         for each in inside:
             if each.is_dir() and each.name in OUTSIDE:
                 self.found.ignored[f"files of BIDS {each.name}"] += sum(file.is_file() for file in each.rglob("*"))
@@ -133,7 +147,7 @@ class _Search:
             self.pngs.append(file)
         elif kind == ".csv" and self.wants("png") and (rows := spacing_table(file)):
             self.tables.update(rows)
-        elif self.wants("dicom") and _DICOM_NAMES.fullmatch(file.name) and is_dicom(file):
+        elif self.wants("dicom") and is_dicom(file):
             self.dicom.append(file)
         else:
             self.found.ignored[f"files {kind or 'without an ending'}"] += 1

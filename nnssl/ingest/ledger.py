@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -98,23 +98,24 @@ class Ledger:
 
     def save(self) -> None:
         """Write the file."""
+        started = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {
             "version": _VERSION,
             "about": "Written by nnssl_ingest. Keep it to go on; delete it before you give the data set away: with its "
             "key, guesses of patient numbers could be tested.",
             "key": self.key.hex(),
-            "records": {key: asdict(record) for key, record in self.records.items()},
+            "records": {key: vars(record) for key, record in self.records.items()},
         }
         with whole_file(self.folder / FILE) as temporary:
             temporary.write_text(json.dumps(content, separators=(",", ":")))
+        ended = time.monotonic()
+        self._next = ended + (ended - started) / _SHARE
 
     def save_sometimes(self) -> None:
         """Write the file if writing has not cost too much of the time so far."""
-        started = time.monotonic()
-        if started >= self._next:
+        if time.monotonic() >= self._next:
             self.save()
-            self._next = time.monotonic() + (time.monotonic() - started) / _SHARE
 
 
 def stamp(scan: Scan) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,8 +60,10 @@ def volumes(files: Sequence[Path], root: Path) -> list[Scan]:
         folders.setdefault(file.parent, []).append(file)
     scans = []
     for folder, inside in sorted(folders.items()):
-        cases = by_channel(inside) or {stem(file): [file] for file in inside if _unique(file, inside)}
-        cases.update({file.name: [file] for file in inside if not any(file in each for each in cases.values())})
+        count = Counter(stem(file) for file in inside)
+        # a.nii.gz beside a.nrrd: the whole name tells them apart
+        named = {stem(file) if count[stem(file)] == 1 else file.name: [file] for file in inside}
+        cases = by_channel(inside) or named
         scans += [_scan(name, channels, folder.relative_to(root).parts, root) for name, channels in cases.items()]
     return scans
 
@@ -75,10 +78,6 @@ def images_of_task(folder: Path, files: Sequence[Path], root: Path) -> list[Scan
     """
     cases = by_channel(sorted(files)) or {file.relative_to(folder).as_posix(): [file] for file in sorted(files)}
     return [_scan(stem(Path(name)), channels, (), root, by_name=False) for name, channels in cases.items()]
-
-
-def _unique(file: Path, files: Sequence[Path]) -> bool:
-    return sum(stem(other) == stem(file) for other in files) == 1
 
 
 def _scan(name: str, channels: Sequence[Path], above: tuple[str, ...], root: Path, *, by_name: bool = True) -> Scan:

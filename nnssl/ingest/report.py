@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,4 +89,4 @@ def _some(lines: Sequence[str]) -> list[str]:
 
 
 def _row(record: Record) -> dict[str, Any]:
-    return {key: value for key, value in asdict(record).items() if key not in ("stamp", "content")}
+    return {key: value for key, value in vars(record).items() if key not in ("stamp", "content")}

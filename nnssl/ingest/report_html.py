@@ -160,7 +160,7 @@ def _montage(content: dict[str, Any], pictures: Path) -> Iterator[str]:
         caption = escape(row["source"] if row["reason"] else row["case"])
         told = f"<em>{escape(', '.join(marks))}</em>" if marks else ""
         yield (
-            f'<figure class="{style}"><img alt="middle slices of {caption}" src="data:image/png;base64,{coded}">'
+            f'<figure class="{style}"><img alt="middle slices of {caption}" src="data:image/jpeg;base64,{coded}">'
             f'<figcaption title="{caption}">{caption}</figcaption>{told}</figure>\n'
         )
     yield "</div>\n"

@@ -101,7 +101,7 @@ class Taker:
 
     def _draw(self, task: Task, record: Record, volume: Volume) -> None:
         if self.pictures is not None:
-            record.picture = f"{task.key[:16]}.png"
+            record.picture = f"{task.key[:16]}.jpg"
             (self.pictures / record.picture).write_bytes(picture(volume.voxels, volume.to_world))
 
     def _in_words(self, text: str, scan: Scan) -> str:

@@ -171,7 +171,7 @@ def test_a_mixed_folder_gives_each_layout_its_due(source, run):
     (source / "readme.txt").write_text("x")
     outcome = run()
     assert len(outcome.taken) == 3 and outcome.channels == {"0": "CT"}
-    assert set(outcome.layouts) == {"DICOM series", "volumes in folders", "images beside labels"}
+    assert set(outcome.layouts) == {"DICOM series", "volumes in folders", "image folders"}
     assert outcome.ignored == {"files .txt": 1}
 
 

@@ -1,0 +1,88 @@
+"""vox2vec learns: voxels are found again in volumes it knows, and its features say more on scans it does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from nnssl_vox2vec.method import Vox2Vec, Vox2VecConfig
+from scipy import ndimage
+
+from nnssl.data.collection import Collection
+from nnssl.data.loader import make_batch
+from nnssl.data.sidecar import BodyMask, write_sidecar
+from nnssl.testing_world import local_step, small_networks
+from tests.volumes import collect, write_case
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = (28, 32, 36)
+
+
+@pytest.fixture(scope="module")
+def benchmark_script() -> ModuleType:
+    """The script that the default preset was found with."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # as Python does for a script
+    spec = importlib.util.spec_from_file_location("vox2vec_probe", ROOT / "benchmarks" / "vox2vec_probe.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["vox2vec_probe"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def four_volumes(folder: Path) -> Collection:
+    """Smooth textures with no air, as MR."""
+    entries = []
+    for case in range(4):
+        rng = np.random.default_rng(case)
+        texture = sum(ndimage.gaussian_filter(rng.standard_normal(SHAPE), s) * s**1.5 for s in (0.8, 4.0))
+        entry = write_case(
+            folder, f"case_{case}", (texture[None] * 100 + 500).astype(np.float32), raw_file=f"case_{case}.b2nd",
+            sidecars={"body": f"case_{case}.body.npz"},
+        )  # fmt: skip
+        lattice = {"mask": np.ones((7, 8, 9), bool), "first": np.full(3, 1), "stride": np.full(3, 4)}
+        write_sidecar(folder / f"case_{case}.body.npz", BodyMask, lattice)
+        entries.append(entry)
+    return collect(*entries)
+
+
+def test_voxels_of_four_known_volumes_are_found_again(tmp_path: Path) -> None:
+    data = four_volumes(tmp_path)
+    networks = small_networks(features=(8, 16, 32), patch_size=(16, 16, 16), case_shape=SHAPE, modality="t1")
+    config = Vox2VecConfig(voxels=256, shape_probability=0.0, noise_probability=0.0)
+    spec, needs = Vox2Vec.views(config, networks.plan, networks.data), Vox2Vec.needs(config)
+    method = Vox2Vec(config, networks).train()
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    retrieved, totals = [], []
+    for index in range(240):
+        batch = make_batch(data, spec, needs, range(4 * index, 4 * index + 4), seed=0, batch_size=4)
+        losses = method(batch, local_step())
+        optimizer.zero_grad()
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
+        optimizer.step()
+        retrieved.append(losses.parts["retrieval"].item())
+        totals.append(losses.total.item())
+    assert retrieved[0] < 0.1
+    assert sum(retrieved[-10:]) / 10 > 0.9
+    assert sum(totals[-10:]) / 10 < totals[0] - 3
+
+
+def test_default_finds_its_way_in_held_out_scans_and_its_features_tell_the_organs(
+    benchmark_script: ModuleType, shared_data: Path, tmp_path: Path
+) -> None:
+    world = benchmark_script.prepare(
+        shared_data / "Task04_Hippocampus", tmp_path, features=benchmark_script.FEATURES, trainer="Vox2VecTrainer"
+    )
+    found = benchmark_script.run(benchmark_script.ROWS["default"], world, steps=150, seed=0)
+    assert abs(found["loss_first"] - found["chance"]) < 1
+    assert found["loss_last"] < found["loss_first"] - 2
+    assert found["probe"] > found["probe_before"] + 0.15
+    assert found["mm_high"] < 0  # dense correspondence, paired over the boxes

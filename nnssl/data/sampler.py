@@ -79,7 +79,7 @@ def _draw_source(
     to_world = np.asarray(entry.to_world, dtype=np.float64)
     anchor: Voxel | None = None
     if point_mm is not None:
-        anchor = np.linalg.solve(to_world, np.array([*point_mm, 1.0]))[:3]
+        anchor = _matched_voxel(source, entry, to_world, np.asarray(point_mm), numpy_generator(seed, key, "jitter"))
     elif source.anchor == "body":
         body = read_sidecar(entry, BodyMask)
         anchor = np.array(random_body_voxel(body, numpy_generator(seed, key, "body", source.name)), dtype=np.float64)
@@ -91,6 +91,19 @@ def _draw_source(
     return SourceDraw(entry=entry, box=box, anchor_mm=(to_world @ np.array([*anchor, 1.0]))[:3])
 
 
+def _matched_voxel(
+    source: Source, entry: CaseEntry, to_world: npt.NDArray[np.float64], point_mm: Voxel, rng: np.random.Generator
+) -> Voxel:
+    """Where the box of a matched point lies, moved by the source's jitter; `rng` is the same for all sources.
+
+    A point of the user's own table may lie outside the case: the nearest voxel then.
+    """
+    voxel = np.linalg.solve(to_world, np.array([*point_mm, 1.0]))[:3]
+    shift_mm = source.jitter_mm * rng.uniform(-1, 1, 3)
+    moved: Voxel = np.clip(voxel, 0, np.asarray(entry.shape) - 1) + np.linalg.solve(to_world[:3, :3], shift_mm)
+    return moved
+
+
 def _draw_box(
     source: Source,
     largest: tuple[int, int, int],
@@ -98,12 +111,18 @@ def _draw_box(
     anchor: Voxel | None,
     rng: np.random.Generator,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First voxel and sides of the source box: as large as drawn, no smaller than the largest view, inside the case."""
+    """First voxel and sides of the source box: as large as drawn, no smaller than the largest view, inside the case.
+
+    Where `padded`, it may leave the case.
+    """
     ranges = np.asarray(source.size)
     drawn = rng.integers(ranges[:, 0], ranges[:, 1], endpoint=True)
-    size = np.minimum(np.maximum(drawn, largest), shape)
+    wanted = np.maximum(drawn, largest)
+    size = np.minimum(wanted, shape)
     room, u = np.asarray(shape) - size, rng.random(3)
     low, high = np.zeros(3, dtype=np.int64), room
+    if anchor is not None and source.anchor == "table" and source.padded:
+        return np.floor(anchor - (wanted - 1) / 2 + 0.5).astype(np.int64), wanted
     if anchor is not None and source.anchor == "table":
         low = high = np.clip(np.floor(anchor - (size - 1) / 2 + 0.5), 0, room).astype(np.int64)
     elif anchor is not None:

@@ -68,10 +68,11 @@ class Schedule:
         settings = recipe.optimizer
         self._settings = settings
         self._total = recipe.total_steps
+        peak = settings.peak_lr(recipe.batch_size)
         self.learning_rate = LearningRate(
             total=recipe.total_steps,
-            peak=settings.peak_lr(recipe.batch_size),
-            floor=settings.min_lr,
+            peak=peak,
+            floor=min(settings.min_lr, peak),  # a small batch's scaled peak may lie below: a decay must not rise
             warmup=round(settings.warmup_epochs * recipe.steps_per_epoch),
             extensions=tuple(extensions),
         )

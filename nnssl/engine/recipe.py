@@ -57,7 +57,7 @@ class Optimizer:
         lr: peak learning rate for a batch of `reference_batch`.
         scaling: peak = lr * (batch_size / reference_batch) for `linear`, its square root for `sqrt`, lr for `none`.
         reference_batch: samples (not views) that `lr` was chosen for.
-        min_lr: end of the cosine; not scaled.
+        min_lr: end of the cosine; not scaled, but never above the peak.
         warmup_epochs: epochs of linear warm-up from 0; may be a fraction.
         weight_decay: at step 0; biases and 1-D tensors get none unless the method says otherwise.
         weight_decay_end: at the last step, reached on a cosine; None: constant.

@@ -31,12 +31,18 @@ class Source:
             the `BodyMask` sidecar); `table` centred on a matched point (needs a table).
         size: per axis the range, in voxels, from which the box side is drawn; clipped to the case, never below the
             largest view.
+        jitter_mm: with `table`, the matched point is moved by up to so much along each axis of the patient; by the same
+            vector in every source of a sample, so that matched boxes stay matched.
+        padded: with `table`, the box stays centred on its point where it leaves the case (a view is padded there),
+            instead of being moved inside.
     """
 
     name: str = "case"
     pick: Literal["case", "partner", "other"] = "case"
     anchor: Literal["uniform", "body", "table"] = "uniform"
     size: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    jitter_mm: float = 0.0
+    padded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

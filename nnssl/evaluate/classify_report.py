@@ -17,7 +17,8 @@ from nnssl.evaluate.classify_run import FIXED_TEST, Classification, Found
 _NOTES = (
     "Intervals come from drawing subjects with replacement, the same for both networks, with the predictions as they "
     "are: other folds, seeds and pretrainings are not in them.",
-    "The cross-validation pools the predictions of all folds' models; each was chosen and fitted without the fold.",
+    "The cross-validation pools the predictions of all folds' models; each was chosen and fitted without the fold. "
+    "Models of different folds are not calibrated to each other, which can lower the AUC, also below a half.",
     "linear: logistic regression on the standardised means of the encoder's maps; knn: nearest neighbours by cosine. "
     "The strength of the penalty and the number of neighbours are chosen by folds inside the training part.",
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def read_nifti(path: Path) -> NiftiImage:
     stored = _voxel_bytes(path, header, shape, start, blocks)
     zooms = header.get_zooms()
     return NiftiImage(
-        voxels=_scaled(stored, header),
+        voxels=_scaled(path, stored, header),
         affine=affine,
         zooms_mm=(float(zooms[0]), float(zooms[1]), float(zooms[2])),
         version=1 if header["sizeof_hdr"] == 348 else 2,
@@ -132,11 +132,26 @@ def _header(path: Path, start: bytes) -> Any:
             "damaged", f"{path} is not a NIfTI file: it does not begin with a NIfTI header. Is the name right?"
         )
     try:
-        return kind(start[: kind.template_dtype.itemsize], check=False)  # type: ignore[no-untyped-call]
+        header = kind(start[: kind.template_dtype.itemsize], check=False)  # type: ignore[no-untyped-call]
     except (HeaderDataError, WrapStructError, ValueError) as error:
-        raise Refused(
-            "damaged", f"The header of {path} is damaged ({error}). Copy or convert the file again."
-        ) from error
+        raise _damaged(path, error) from error
+    if header["magic"].item()[:3] not in (b"n+1", b"n+2"):  # ITK would take it for the older Analyze, and turn it
+        raise _damaged(path, "it does not say that it is NIfTI with voxels in the same file")
+    return header
+
+
+def _asked(path: Path, question: Callable[[], Any]) -> Any:
+    """What nibabel makes of some fields, which it refuses to make of impossible ones."""
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        return question()
+    except (HeaderDataError, ValueError, KeyError, TypeError, ArithmeticError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, why: object) -> Refused:
+    return Refused("damaged", f"The header of {path} is damaged ({why}). Copy or convert the file again.")
 
 
 def _volume_shape(path: Path, header: Any) -> tuple[int, int, int]:
@@ -149,13 +164,8 @@ def _volume_shape(path: Path, header: Any) -> tuple[int, int, int]:
             "complex_values" if kind == "complex" else "colour",
             f"{path} is {article} image; one number per voxel is needed. Convert it to a scalar image first.",
         )
-    try:
-        sides = [int(side) for side in header.get_data_shape()]
-        header.get_data_dtype()
-    except (ValueError, KeyError, TypeError) as error:
-        raise Refused(
-            "damaged", f"The header of {path} is damaged ({error}). Copy or convert the file again."
-        ) from error
+    sides = _asked(path, lambda: [int(side) for side in header.get_data_shape()])
+    _asked(path, header.get_data_dtype)
     text = "x".join(map(str, sides))
     if len(sides) > 3 and max(sides[3:]) > 1:
         raise Refused(
@@ -179,7 +189,7 @@ def _checked_affine(path: Path, header: Any) -> npt.NDArray[np.float64]:
             f"{path} does not say how it lies in space (qform and sform codes are 0). Convert it again from its "
             f"source, or set the codes if you know the orientation.",
         )
-    affine = np.asarray(header.get_best_affine(), np.float64)
+    affine = np.asarray(_asked(path, header.get_best_affine), np.float64)
     axes = affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     sides = np.array([*lengths, *np.abs(header.get_zooms()[:3])])
@@ -237,8 +247,8 @@ def _voxel_bytes(
     return voxels
 
 
-def _scaled(stored: npt.NDArray[Any], header: Any) -> npt.NDArray[np.float32]:
-    slope, intercept = header.get_slope_inter()
+def _scaled(path: Path, stored: npt.NDArray[Any], header: Any) -> npt.NDArray[np.float32]:
+    slope, intercept = _asked(path, header.get_slope_inter)
     # no warning for float64 values that float32 cannot hold: they become inf, which the caller refuses
     with np.errstate(over="ignore"):
         if slope is None or (slope == 1 and not intercept):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -132,6 +133,26 @@ def test_broken_files_end_in_a_record(kind):
         check(kind, content)
 
     run()
+
+
+def _with(kind: str, place: int, fresh: bytes) -> bytes:
+    content = bytearray(seed(kind))
+    content[place : place + len(fresh)] = fresh
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("nii", _with("nii", 252, b"\1\0\0\0")),  # the qform alone is to be read
+        ("nii", _with("nii", 76, struct.pack("<f", 0.5))[:252] + b"\1\0\0\0" + seed("nii")[256:]),  # qfac of 0.5
+        ("nii", _with("nii", 80, struct.pack("<f", -1.0))[:252] + b"\1\0\0\0" + seed("nii")[256:]),  # a negative size
+        ("nii", _with("nii", 112, struct.pack("<ff", 1.0, float("inf")))),  # an infinite intercept
+        ("nii", _with("nii", 344, b"xxx")),  # no magic
+    ],
+)
+def test_what_once_broke_a_reader_stays_mended(kind, content):
+    check(kind, content)
 
 
 @pytest.mark.slow

@@ -138,6 +138,8 @@ class Runner:
             UsageError: another call is at work in the folder.
         """
         waiting = [job for job in jobs if not self.done(job.name, job.key)]
+        if not waiting:
+            return  # also while another call is at work
         free = list(slots or [Slot()] * at_once)
         running: dict[Job, tuple[subprocess.Popen[bytes], Slot]] = {}
         clock = _Clock(jobs=len(jobs), done=len(jobs) - len(waiting))

@@ -128,6 +128,8 @@ def test_two_calls_do_not_write_to_one_folder(tmp_path: Path) -> None:
     with runner._held(), pytest.raises(UsageError, match="Another call is at work in"):
         Runner(tmp_path / "logs", Recorder()).run(python("one", ""))
     runner.run(python("one", ""))
+    with runner._held():
+        Runner(tmp_path / "logs", Recorder()).run(python("one", ""))  # nothing is left to do
 
 
 def test_places_differ_by_words_and_variables_and_make_no_other_job(tmp_path: Path) -> None:

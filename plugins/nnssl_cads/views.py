@@ -35,6 +35,7 @@ def view_spec(config: CADSConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec:
         size = plan.fit_view(limit=[side / r for side, r in zip(data.shape_quantiles[10], ratio, strict=True)])
     if config.sampling == "uniform25":
         size = _even(size, plan)
+    _check_plane(size, plan)
     depth = round(PARENT_DEPTH * size[0])
     in_plane = [(int(PARENT_SIDE[0] * side), int(PARENT_SIDE[1] * side)) for side in size[1:]]
     first, second = (
@@ -77,6 +78,20 @@ def _even(size: Size, plan: PlanInfo) -> Size:
             f"--set method.sampling=none, a larger patch_size, or larger scans."
         )
     return even
+
+
+def _check_plane(size: Size, plan: PlanInfo) -> None:
+    """The projection is as large as the view in plane, and has no depth to make up for it.
+
+    Raises:
+        PlanError: the deepest stage would see a single cell of it, which instance norm cannot take.
+    """
+    if size[1] * size[2] < 2 * plan.total_stride[1] * plan.total_stride[2]:
+        raise PlanError(
+            f"CADS's projection is {size[1]} x {size[2]} pixels, as large as a view in plane; the encoder's deepest "
+            f"stage (total stride {plan.total_stride}) would see one cell of it, and needs 2. Use a patch_size that is "
+            f"larger in plane, or larger scans."
+        )
 
 
 def _check_published(plan: PlanInfo, data: DataInfo) -> None:

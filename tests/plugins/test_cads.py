@@ -96,6 +96,35 @@ def test_loss_equals_a_naive_loop_over_four_pairs_of_which_two_are_aligned() -> 
     assert list(losses.parts)[:4] == ["stage_1", "stage_2", "stage_3", "stage_4"]
 
 
+def test_alignment_is_exactly_half_of_the_loss() -> None:
+    method, batch = build(dtype=torch.float64)
+    step = local_step(dtype=torch.float64)
+    losses = method(batch, step)
+    image, valid = method._crops(batch, step)
+    p = torch.softmax(method.teacher(image, valid) / 0.04, -1).chunk(2)
+    log_q = [torch.log_softmax(s / 0.1, -1).chunk(3) for s in method._student(image, valid, method._projections(batch))]
+    crops = torch.stack([-(p[i] * stage[1 - i]).sum(-1).mean() for stage in log_q for i in (0, 1)]).mean()
+    torch.testing.assert_close(losses.total, (losses.parts["alignment"] + crops) / 2)
+
+
+def test_a_projection_stays_with_its_sample() -> None:
+    method, batch = build(head_norm="none")
+    world = small_networks(**WORLD)
+    spec = CADS.views(method.config, world.plan, world.data)
+    part = noise_batch(spec, world, needs=CADS.needs(method.config), keys=(2, 3))
+    whole = method._projections(batch)
+    torch.testing.assert_close(method._projections(part), whole[2:])
+    assert not torch.equal(whole[2], whole[3])
+    rows = method._student(*method._crops(batch, local_step()), whole)[-1][8:]
+    torch.testing.assert_close(method._student(*method._crops(part, local_step()), whole[2:])[-1][4:], rows[2:])
+
+
+def test_teacher_says_the_same_twice() -> None:
+    method, batch = build()
+    image, valid = method._crops(batch, local_step())
+    assert torch.equal(method.train().teacher(image, valid), method.teacher(image, valid))
+
+
 def test_teacher_sees_the_sampled_crops_alone() -> None:
     method, batch = build()
     seen: list[torch.Size] = []
@@ -253,6 +282,12 @@ def test_views_that_cannot_be_halved_are_refused_with_the_way_out() -> None:
     with pytest.raises(PlanError, match="Hounsfield"):
         world = small_networks(**WORLD, modality="t1")
         CADS.views(CADSTrainer.presets["paper"].method, world.plan, world.data)
+
+
+def test_a_plan_too_narrow_for_the_projection_is_refused() -> None:
+    world = small_networks(patch_size=(64, 8, 8), case_shape=(128, 16, 16))
+    with pytest.raises(PlanError, match="8 x 8 pixels"):
+        CADS.views(CADSConfig(sampling="none"), world.plan, world.data)
 
 
 def test_wrong_numbers_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def test_all_48_ways_to_store_a_patient_give_one_picture() -> None:
                 found = Projection.compute(seen_in(order, flips, (2.0, 1.0, 1.0)))  # type: ignore[arg-type]
                 np.testing.assert_allclose(found["image"], wanted, atol=1e-6)
                 assert float(found["pixel_mm"]) == 1.0
+
+
+def test_it_is_made_of_the_whole_scan_and_not_of_what_was_cut_from_it() -> None:
+    whole = seen_in((0, 1, 2), (), (1.0, 1.0, 1.0))
+    cut = replace(whole, image=whole.original[:, 2:8, 2:6, 2:6] * 0.1, to_world=np.eye(4))
+    before = Projection.compute(whole)["image"]
+    np.testing.assert_array_equal(Projection.compute(cut)["image"], before)
+    whole.original[0, 11, 0, 0] = 1500.0
+    assert (Projection.compute(cut)["image"] != before).any()
 
 
 def test_a_tilted_gantry_projects_along_the_nearest_axis() -> None:

@@ -34,6 +34,7 @@ NORMS = ("none", "hidden", "ends", "everywhere")
 ROWS = {
     **{f"{kind}, {norm}": Row({"pooling": kind, "head_norm": norm}) for norm in NORMS for kind in POOLINGS},
     "default": Row(),
+    "default, 4 local views": Row({"local_views": 4}),
     "default, tau .04-.07": Row({"teacher_temperature": (0.04, 0.07), "teacher_warmup_epochs": 2}),
     "default, koleo": Row({"koleo": 0.1}),
     "default, dense": Row({"dense": 1.0}),

@@ -95,11 +95,11 @@ def test_default_dino3d_learns_where_the_published_head_becomes_uniform(
 ) -> None:
     world = importlib.import_module("hippocampus").prepare(shared_data / "Task04_Hippocampus", tmp_path)
     rows = benchmark_script.ROWS
-    default = benchmark_script.run(rows["default"], world, steps=160, seed=1)
+    default = benchmark_script.run(rows["default, 4 local views"], world, steps=160, seed=0)
     assert default["teacher_kl_last"] < 0.7 * default["teacher_kl_first"]
     assert default["entropy_min"] > 0.05
     assert default["entropy_max"] < 0.98
     assert default["probe"] > default["probe_before"] + 0.02
-    published = benchmark_script.run(rows["mean, none"], world, steps=80, seed=1)
+    published = benchmark_script.run(rows["mean, none"], world, steps=80, seed=0)
     assert published["teacher_entropy_last"] > 0.98
     assert published["cosine_start"] > 0.99

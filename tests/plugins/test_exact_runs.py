@@ -1,4 +1,4 @@
-"""DINO3D with everything switched on: two ranks equal one, and a run goes on bit for bit where it was left."""
+"""DINO3D with everything on, and CADS: two ranks equal one, and runs go on bit for bit where they were left."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from nnssl_cads.method import CADS, CADSConfig
 from nnssl_dino3d.config import DINO3DConfig
 from nnssl_dino3d.method import DINO3D
 
+from nnssl.encoders.factory import PlanNetworks
 from nnssl.engine.optim import Schedule
 from nnssl.engine.recipe import Optimizer, PerTensor, Recipe
 from nnssl.engine.step import StepRunner
@@ -25,15 +27,30 @@ from tests.engine.processes import CONTEXT, TIMEOUT
 CONFIG = DINO3DConfig(
     prototypes=16, hidden=12, bottleneck=8, local_views=1, dense=0.5, koleo=0.1, teacher_momentum=0.9, frozen_epochs=1
 )
+CASES: dict[str, DINO3DConfig | CADSConfig] = {
+    "center": CONFIG,
+    "sinkhorn": replace(CONFIG, targets="sinkhorn"),
+    "cads": CADSConfig(prototypes=16, hidden=12, bottleneck=8, teacher_momentum=0.9),
+}
 STEPS, BATCH = 4, 8
 
 
-def runner(config: DINO3DConfig, optimizer: str, *, batch_size: int = BATCH) -> StepRunner:
+def method_of(config: DINO3DConfig | CADSConfig) -> type[DINO3D] | type[CADS]:
+    return DINO3D if isinstance(config, DINO3DConfig) else CADS
+
+
+def networks_for(config: DINO3DConfig | CADSConfig) -> PlanNetworks:
+    # CADS halves its views in plane, so they must be larger
+    larger: dict[str, Any] = {"patch_size": (16, 32, 32), "case_shape": (32, 48, 48)}
+    return small_networks(batch_size=BATCH, **({} if isinstance(config, DINO3DConfig) else larger))
+
+
+def runner(config: DINO3DConfig | CADSConfig, optimizer: str) -> StepRunner:
     """A runner with the same weights every time, in float64."""
     recipe = Recipe(
         epochs=2,
         steps_per_epoch=STEPS // 2,
-        batch_size=batch_size,
+        batch_size=BATCH,
         precision="fp64",
         optimizer=Optimizer(
             name="lars" if optimizer == "lars" else "sgd",
@@ -46,21 +63,22 @@ def runner(config: DINO3DConfig, optimizer: str, *, batch_size: int = BATCH) -> 
         ),
         method=config,
     )
-    method = DINO3D(config, small_networks(batch_size=batch_size)).double().train()
+    method = method_of(config)(config, networks_for(config)).double().train()
     return StepRunner(method, recipe=recipe, schedule=Schedule(recipe), device=torch.device("cpu"))
 
 
-def batch(config: DINO3DConfig, keys: range) -> Batch:
-    networks = small_networks()
-    spec = DINO3D.views(config, networks.plan, networks.data)
-    return noise_batch(spec, networks, keys=list(keys), dtype=torch.float64)
+def batch(config: DINO3DConfig | CADSConfig, keys: range) -> Batch:
+    networks, method = networks_for(config), method_of(config)
+    spec = method.views(config, networks.plan, networks.data)
+    needs = method.needs(config)
+    return noise_batch(spec, networks, needs=needs, keys=list(keys), dtype=torch.float64)
 
 
 def given(one: Batch, micro: int) -> Batch:
     return one
 
 
-def run(config: DINO3DConfig, optimizer: str, *, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
+def run(config: DINO3DConfig | CADSConfig, optimizer: str, *, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
     """The method's state and the losses after `STEPS` steps of this rank's part of every batch."""
     stepper, share, losses = runner(config, optimizer), BATCH // ranks, []
     for index in range(STEPS):
@@ -72,15 +90,14 @@ def run(config: DINO3DConfig, optimizer: str, *, rank: int = 0, ranks: int = 1) 
 def _rank_main(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://localhost:{port}", rank=rank, world_size=2)
-    for targets in ("center", "sinkhorn"):
-        found = run(replace(CONFIG, targets=targets), "sgd", rank=rank, ranks=2)
-        torch.save(found, Path(folder) / f"{targets}.{rank}.pt")
+    for name, config in CASES.items():
+        torch.save(run(config, "sgd", rank=rank, ranks=2), Path(folder) / f"{name}.{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dino3d_ranks")
+    folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -93,16 +110,16 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("targets", ["center", "sinkhorn"])
-def test_two_ranks_equal_one(two_ranks: Path, targets: Any) -> None:
-    alone = run(replace(CONFIG, targets=targets), "sgd")
+@pytest.mark.parametrize("name", list(CASES))
+def test_two_ranks_equal_one(two_ranks: Path, name: str) -> None:
+    alone = run(CASES[name], "sgd")
     for rank in range(2):
-        found = torch.load(two_ranks / f"{targets}.{rank}.pt")
+        found = torch.load(two_ranks / f"{name}.{rank}.pt")
         torch.testing.assert_close(found["losses"], alone["losses"], rtol=0, atol=1e-9)
         assert found["state"].keys() == alone["state"].keys()
-        for name, tensor in alone["state"].items():
-            torch.testing.assert_close(found["state"][name], tensor, rtol=0, atol=1e-9, msg=name)
-    assert alone["state"]["center.value"].any() == (targets == "center")
+        for key, tensor in alone["state"].items():
+            torch.testing.assert_close(found["state"][key], tensor, rtol=0, atol=1e-9, msg=key)
+    assert alone["state"]["center.value"].any() == (name != "sinkhorn")
 
 
 def test_micro_batches_equal_one_batch_where_samples_do_not_meet() -> None:
@@ -118,17 +135,18 @@ def test_micro_batches_equal_one_batch_where_samples_do_not_meet() -> None:
         torch.testing.assert_close(stepper.method.state_dict()[name], tensor, rtol=0, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
-def test_a_run_goes_on_bit_for_bit_where_it_was_left(optimizer: str) -> None:
-    whole = run(CONFIG, optimizer)
-    first = runner(CONFIG, optimizer)
+@pytest.mark.parametrize(("name", "optimizer"), [("center", "sgd"), ("center", "lars"), ("cads", "sgd")])
+def test_a_run_goes_on_bit_for_bit_where_it_was_left(name: str, optimizer: str) -> None:
+    config = CASES[name]
+    whole = run(config, optimizer)
+    first = runner(config, optimizer)
     for index in range(2):
-        first(index, partial(given, batch(CONFIG, range(index * BATCH, index * BATCH + BATCH))))
+        first(index, partial(given, batch(config, range(index * BATCH, index * BATCH + BATCH))))
     torch.manual_seed(99)
-    second = runner(CONFIG, optimizer)
+    second = runner(config, optimizer)
     second.method.load_state_dict(copy.deepcopy(first.method.state_dict()))
     second.optimizer.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
     for index in range(2, STEPS):
-        second(index, partial(given, batch(CONFIG, range(index * BATCH, index * BATCH + BATCH))))
-    different = [name for name, t in second.method.state_dict().items() if not torch.equal(t, whole["state"][name])]
+        second(index, partial(given, batch(config, range(index * BATCH, index * BATCH + BATCH))))
+    different = [key for key, t in second.method.state_dict().items() if not torch.equal(t, whole["state"][key])]
     assert not different

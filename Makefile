@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Small networks lose more to threads that wait for each other than they gain.
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 nnUNet_compile=f
+# One process a core of a small machine; tests of one file stay together and share what they made.
+WORKERS ?= 2
+PYTEST := $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 FAST := not slow and not stock and not pipeline
 
 .PHONY: demo test test-fast test-slow lint bench clean
@@ -13,13 +16,13 @@ demo: $(INSTALLED)          ## the whole road on generated scans, offline, under
 	$(BIN)/nnssl_demo $(ARGS)
 
 test: $(INSTALLED)          ## everything but learning and soak tests
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-fast: $(INSTALLED)     ## no stock trainings, no whole commands: under 3 minutes
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m "$(FAST)" $(ARGS)
+	$(PYTEST) -m "$(FAST)" $(ARGS)
 
 test-slow: $(INSTALLED)     ## learning and soak tests
-	$(TEST_ENVIRONMENT) $(BIN)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -3,8 +3,9 @@
     python benchmarks/matching.py ../shared/data/OpenKBP_HN [--steps 400] [--seeds 0 1 2] [--cases 8] [-o FOLDER]
 
 Pretrains AnatEmbed on the unlabelled scans with a small plan and matches random points of every organ of the labelled
-ones to the same organ of the others. A hit is a match inside that organ; `near` counts matches within 10 mm of it.
-Chance is a random point of the other body. Prints a table and a JSON line a row. Some minutes a run on one thread.
+ones to the same organ of the others. A hit is a match inside that organ; `near` counts matches within 10 mm of it. No
+answer (registration may refuse a pair) is no hit. Chance is a random point of the other body. Prints a table and a JSON
+line a row. Some minutes a run on one thread.
 """
 
 from __future__ import annotations
@@ -161,6 +162,7 @@ def measure(matcher: Matcher, cases: Sequence[MatchCase], labels: Mapping[str, L
     hits: dict[int, list[float]] = {organ: [] for organ in ORGANS}
     near: list[float] = []
     cycles: list[float] = []
+    answered: list[float] = []
     for a in labels:
         for b in labels:
             for organ in ORGANS:
@@ -171,12 +173,14 @@ def measure(matcher: Matcher, cases: Sequence[MatchCase], labels: Mapping[str, L
                 far = np.where(there.valid, labels[b].distances(organ, there.points_mm), np.inf)
                 hits[organ] += (far == 0).tolist()
                 near += (far <= NEAR_MM).tolist()
-                cycles += cycle_error_mm(matcher, a, points, b, there).tolist()
+                answered += there.valid.tolist()
+                cycles += cycle_error_mm(matcher, a, points, b, there)[there.valid].tolist()
     rates = {ORGANS[organ]: float(np.mean(found)) for organ, found in hits.items() if found}
     return {
         **rates,
         "mean": float(np.mean(list(rates.values()))),
         "near": float(np.mean(near)),
+        "answered": float(np.mean(answered)),
         "cycle_mm": float(np.median(cycles)),
         "seconds": time.perf_counter() - started,
     }
@@ -204,13 +208,15 @@ def main() -> None:
         }
         cases = dataset_cases(LABELLED, folders(), used)
         labels = {case.case_id: read_labels(arguments.source, case.case_id, case.reader) for case in cases}
-        print(f"| matcher | {' | '.join(ORGANS.values())} | mean | within {NEAR_MM:g} mm | cycle, mm | s |")
-        print("|---|" + "---|" * (len(ORGANS) + 4))
+        print(f"| matcher | {' | '.join(ORGANS.values())} | mean | within {NEAR_MM:g} mm | answered | cycle, mm | s |")
+        print("|---|" + "---|" * (len(ORGANS) + 5))
         rows = {"chance": ChanceMatcher(), **{name: make_matcher(name) for name in ("body", "affine")}}
         lines = []
         for name in [*rows, *weights]:
             found = measure(rows[name] if name in rows else make_matcher("sam", weights[name]), cases, labels)
-            shares = " | ".join(f"{found.get(organ, float('nan')):.2f}" for organ in [*ORGANS.values(), "mean", "near"])
+            shares = " | ".join(
+                f"{found.get(organ, float('nan')):.2f}" for organ in [*ORGANS.values(), "mean", "near", "answered"]
+            )
             print(f"| {name} | {shares} | {found['cycle_mm']:.0f} | {found['seconds']:.0f} |", flush=True)
             lines.append(json.dumps({"row": name, "cases": len(cases)} | found))
         print("\n".join(lines))

@@ -59,12 +59,16 @@ def turned(batch: Batch, seed: int = 0) -> Batch:
 
 
 def build(
-    config: AnatEmbedConfig = SMALL, *, dtype: torch.dtype = torch.float32, **plan: Any
+    config: AnatEmbedConfig = SMALL,
+    *,
+    dtype: torch.dtype = torch.float32,
+    keys: tuple[int, ...] = (0, 1, 2),
+    **plan: Any,
 ) -> tuple[AnatEmbed, Batch]:
     networks = small_networks(**plan)
     method = AnatEmbed(config, networks).to(dtype)
     spec = AnatEmbed.views(config, networks.plan, networks.data)
-    batch = noise_batch(spec, networks, needs=AnatEmbed.needs(config), keys=(0, 1, 2), dtype=dtype, invalid_slices=2)
+    batch = noise_batch(spec, networks, needs=AnatEmbed.needs(config), keys=keys, dtype=dtype, invalid_slices=2)
     return method, turned(batch)
 
 
@@ -157,13 +161,15 @@ def within(batch: Batch, sample: int, cell: int, size: tuple[int, ...], stride: 
 
 @pytest.mark.parametrize("plan", [{}, {"anisotropic": True}])
 def test_loss_equals_a_naive_loop_over_all_cells_in_float64(plan: dict[str, Any]) -> None:
-    method, batch = build(replace(ALL, ignore_mm=8.0), dtype=DOUBLE, patch_size=(8, 16, 16), features=(4, 8, 8), **plan)
+    method, batch = build(
+        replace(ALL, ignore_mm=8.0), dtype=DOUBLE, keys=(0, 1), patch_size=(8, 16, 16), features=(4, 8, 8), **plan
+    )
     losses = method(batch, local_step(dtype=DOUBLE))
     view = batch.views["pair"]
     with torch.no_grad():
         maps = [one.unflatten(0, view.image.shape[:2]) for one in method.embed(view.image.flatten(0, 1))]
         for k, name in enumerate(("fine", "coarse")):
-            assert losses.parts[f"{name}_positives"] > 10
+            assert losses.parts[f"{name}_positives"] > 4
             assert losses.parts[name].item() == pytest.approx(naive_level(method, batch, k, maps[k]), rel=1e-9)
     torch.testing.assert_close(losses.total.detach(), losses.parts["fine"] + losses.parts["coarse"])
 

@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--raw", metavar="DIR", help="an nnU-Net or Medical Segmentation Decathlon task folder (default: phantoms)")
     add("--out", metavar="DIR", help="where everything is written (default: --workspace, else nnssl_demo here)")
     add("--minutes", type=float, metavar="N", help="about how long on two cores (default 8); more trains longer")
-    add("--trainer", default="MAETrainer", metavar="TRAINER", help="pretraining; nnssl_trainers lists them")
+    add("--trainer", metavar="TRAINER", help="pretraining (default Vox2VecTrainer); nnssl_trainers lists them")
     add("-device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU, else cpu")
     return made
 
@@ -45,16 +45,17 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     from nnssl.demo.report import PICTURE, REPORT, table
     from nnssl.demo.run import Demonstration, folder_of
-    from nnssl.demo.settings import MINUTES, Settings
+    from nnssl.demo.settings import MINUTES, TRAINER, Settings
     from nnssl.engine.distributed import choose_device
     from nnssl.errors import DataError
     from nnssl.registry import find_trainer
 
-    find_trainer(arguments.trainer)  # a misspelt name is said now, not after preprocessing
+    trainer = arguments.trainer or TRAINER
+    find_trainer(trainer)  # a misspelt name is said now, not after preprocessing
     if arguments.raw is not None and not Path(arguments.raw).is_dir():
         raise DataError(f"--raw must be a task folder with imagesTr and labelsTr; there is none at {arguments.raw}.")
     settings = Settings(
-        trainer=arguments.trainer,
+        trainer=trainer,
         minutes=MINUTES if arguments.minutes is None else arguments.minutes,
         device=choose_device(arguments.device, ranks=1).type,
         raw=None if arguments.raw is None else str(Path(arguments.raw).expanduser().resolve()),
@@ -63,7 +64,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _leave)
     report = Demonstration(folder, settings, Screen()).run()
     print(f"\n{report['cohort']}; {report['trainer']}, {report['pretraining_steps']} steps; "
-          f"{report['seconds'] / 60:.1f} minutes since the start\n")  # fmt: skip
+          f"{report['seconds'] / 60:.1f} minutes since the first step, pauses included\n")  # fmt: skip
     print(table(report))
     print(f"\nNumbers: {folder / REPORT}\nPicture: {folder / PICTURE}\nLogs:    {folder / 'logs'}")
 

@@ -23,7 +23,7 @@ ARMS = ("scratch", "pretrained")
 FINETUNER = "NnsslMeasuredFinetune"
 PHANTOM_MM = 6.0  # voxel size at which a whole torso fits a network that two cores can train
 BATCH = 4
-LR_FACTOR = 5  # a network four times thinner than nnU-Net's, and a run of hundreds of steps, take a higher rate
+LR_FACTOR = 3  # a network four times thinner than nnU-Net's, and a run of hundreds of steps, take a higher rate
 _STEPS = 6
 
 
@@ -178,7 +178,7 @@ class Demonstration:
         run = self.paths.weights(cohort, self.settings.trainer).parent
         rate = LR_FACTOR * find_trainer(self.settings.trainer).recipe.optimizer.lr
         recipe = [f"epochs={epochs}", f"steps_per_epoch={steps // epochs}", f"batch_size={BATCH}"]
-        recipe += [f"optimizer.lr={rate:g}", "optimizer.warmup_epochs=2", "save_every_minutes=1"]
+        recipe += [f"optimizer.lr={rate:g}", "optimizer.warmup_epochs=2", "save_every_minutes=1", *self.settings.recipe]
         command = [program("nnssl_pretrain"), str(PRETRAIN), CONFIGURATION, "-tr", self.settings.trainer]
         job = Job(
             name="pretrain",

@@ -104,7 +104,7 @@ def difference(scratch: Table, pretrained: Table, *, metric: str = "dice", all_l
     units = "subjects" + (f" and {draws} label draws" if draws > 1 else "")
     sentence = found.sentence(what=METRIC_WORDS[metric], units=units)
     if draws == 1:
-        sentence += "; this one draw does not show how much draws vary"
+        sentence += " for this one label draw, which does not show how much draws vary"
     made = {
         "gain": found.gain, "low": low, "high": high, "p": found.p_value, "verdict": found.verdict,
         "subjects": found.cases, "sentence": sentence,

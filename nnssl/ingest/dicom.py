@@ -214,6 +214,7 @@ def _namer(first: Slice, root: Path, pseudonyms: Pseudonyms) -> Callable[..., Sc
     secrets = [first.text(tag) for tag in _SECRET]
 
     def make(slices: list[Slice], finding: Finding | None, notes: tuple[str, ...] = ()) -> Scan:
+        """One volume of the series."""
         turned = [round(each, 2) for each in slices[0].numbers("ImageOrientationPatient", 6) or ()]
         geometry = [str(each) for each in (*_series(slices[0]), turned)]
         repeats = [slices[0].text(tag) for tag in _REPEATS] if any("told apart" in note for note in notes) else []

@@ -230,6 +230,7 @@ def _judge(request: Request, ledger: Ledger, order: Sequence[str], new: set[str]
     images = None if request.dry_run else request.folder / IMAGES
 
     def refuse(record: Record, reason: str, sentence: str) -> None:
+        """Take a case out again."""
         record.status, record.reason, record.sentence = "refused", reason, sentence
         if images is not None:
             remove_case(images, record.case)

@@ -124,7 +124,7 @@ def test_the_seeds_are_sound(kind):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_broken_files_end_in_a_record(kind):
-    @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(broken(kind))
     @example(b"")
     @example(seed(kind)[: len(seed(kind)) // 2])

@@ -9,6 +9,8 @@ import SimpleITK
 
 from nnssl.ingest.run import Request, ingest
 
+pytestmark = pytest.mark.pipeline  # 5 seconds for the folder
+
 EXPECTED = {
     "4d_functional_sclslope.nii": "four_dimensional",
     "big_endian_int16_sclslope.nii": "",
@@ -37,15 +39,9 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module")
-def ingested(tmp_path_factory):
+def ingested(tmp_path_factory, shared_data):
     """The whole folder, once."""
-    from pathlib import Path
-
-    import tests.conftest
-
-    nasty = Path(tests.conftest.__file__).resolve().parents[2] / "shared" / "data" / "nasty"
-    if not nasty.is_dir():
-        pytest.skip(f"no nasty files at {nasty}")
+    nasty = shared_data / "nasty"
     folder = tmp_path_factory.mktemp("raw") / "Dataset745_Nasty"
     return nasty, folder, ingest(Request(sources=(nasty,), folder=folder, workers=2), lambda sentence: None)
 
@@ -74,7 +70,6 @@ def test_what_is_taken_is_what_another_reader_reads(ingested, name):
     np.testing.assert_allclose(ours.affine, affine, atol=1e-3)
 
 
-@pytest.mark.pipeline
 def test_what_can_be_accepted_is_taken_and_said(ingested, tmp_path):
     from nnssl.planning.reading import read_image
     from nnssl.planning.refusal import REASONS

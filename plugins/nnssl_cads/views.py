@@ -75,7 +75,8 @@ def _even(size: Size, plan: PlanInfo) -> Size:
         raise PlanError(
             f"CADS halves its views of {size} voxels in plane; the encoder's deepest stage (total stride "
             f"{plan.total_stride}) would have {packed} cells of them, and needs {LEAST_CELLS}. Use "
-            f"--set method.sampling=none, a larger patch_size, or larger scans."
+            f"--set method.sampling=none, a larger patch_size, larger scans, or a plan with a finer spacing "
+            f"(-overwrite_target_spacing) or fewer stages."
         )
     return even
 

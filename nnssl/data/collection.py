@@ -78,12 +78,14 @@ class Collection:
             notes.append(_split_note(group, training, held_out))
         matches = _read_matches(folders, groups, needs)
         notes += _match_notes(matches)
+        everyone = [entry for training, _ in halves for entry in training]
+        paired, note = _paired(everyone, matches) if needs.tables else (everyone, "")
         return cls(
-            training=tuple(entry for training, _ in halves for entry in training),
+            training=tuple(paired),
             held_out=tuple(entry for _, held_out in halves for entry in held_out),
             weights=None if mix is None else {g[0].dataset: float(w) for g, w in zip(groups, mix, strict=True)},
             matches=matches,
-            notes=tuple(notes),
+            notes=(*notes, note) if note else tuple(notes),
         )
 
     def pools(self) -> tuple[list[tuple[CaseEntry, ...]], list[float] | None]:
@@ -158,6 +160,30 @@ def _match_notes(matches: Mapping[CaseKey, Sequence[Match]]) -> list[str]:
         f"{name}: matched points by " + ", ".join(f"{who} ({count} rows)" for who, count in sorted(by.items())) + "."
         for name, by in sorted(counts.items())
     ]
+
+
+def _paired(training: Sequence[CaseEntry], matches: Mapping[CaseKey, Sequence[Match]]) -> tuple[list[CaseEntry], str]:
+    """The training cases with a matched point in a training case, and a sentence about the others.
+
+    Rows are known from both ends, so whoever is left out was nobody's partner.
+
+    Raises:
+        DataError: there is no such case.
+    """
+    known = {(entry.dataset, entry.case_id) for entry in training}
+    paired: list[CaseEntry] = []
+    alone: list[CaseEntry] = []
+    for entry in training:
+        rows = matches.get((entry.dataset, entry.case_id), ())
+        (paired if any((entry.dataset, row.case_b) in known for row in rows) else alone).append(entry)
+    if not paired:
+        raise DataError(
+            f"No training case of {training[0].dataset} has a matched point in another. Make the match table again, "
+            f"with other settings or another matcher: nnssl_match --table."
+        )
+    names = ", ".join(entry.case_id for entry in alone[:5]) + (" ..." if len(alone) > 5 else "")
+    told = f"{len(alone)} training cases have no matched point in another and are left out ({names})." if alone else ""
+    return paired, told
 
 
 def _by_matcher(matches: Mapping[CaseKey, Sequence[Match]]) -> dict[str, dict[str, int]]:

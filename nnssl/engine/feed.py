@@ -13,6 +13,7 @@ from nnssl.blocks.collectives import rank, world_size
 from nnssl.data.collection import Collection
 from nnssl.data.loader import Slicing, ViewStream
 from nnssl.data.requirements import small_cases
+from nnssl.data.tables import table_file
 from nnssl.engine.health import HealthProbe
 from nnssl.engine.probe_set import held_out_probe
 from nnssl.engine.recipe import Recipe
@@ -27,7 +28,8 @@ class Feed:
 
     Attributes:
         info: what the method may know.
-        identity: data sets, mix, number of cases and a hash of them: a continued run must have the same.
+        identity: data sets, mix, number of cases, hashes of them and of match tables: a continued run must have the
+            same.
         orientation: how most of the stored cases lie in the patient, as `nnssl.planning.orientation.codes` says it.
         matchers: {"DATASET": who made the rows of its match table, and how many}; empty without a table.
         sources: {"DATASET/CASE": hash of the scan's content}, for a later check that no test scan was pretrained on.
@@ -67,7 +69,14 @@ class Feed:
             "mix": [float(weight) for weight in mix],
             "cases": len(cases),
             "hash": hashlib.sha256(repr(cases).encode()).hexdigest()[:16],
+            **self._tables(folders),
         }
+
+    def _tables(self, folders: Sequence[Path]) -> dict[str, str]:
+        """{"tables": hash of the match tables}, where the method needs some."""
+        files = [table_file(folder, table) for folder in folders for table in self._needs.tables]
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        return {"tables": digest} if files else {}
 
     def describe(self, views: ViewSpec, plan: PlanInfo) -> None:
         """Take the method's views, and say how they fit the cases.

@@ -14,8 +14,9 @@ from nnssl.data.index import Index, write_index
 from nnssl.data.requirements import largest_view, small_cases
 from nnssl.data.sidecar import BodyMask
 from nnssl.data.split import split
+from nnssl.data.tables import write_table
 from nnssl.errors import DataError, UsageError
-from nnssl.needs import Needs
+from nnssl.needs import Match, MatchedPoints, Needs
 from tests.volumes import one_group
 
 CT = Constants(scheme="CTNormalization", offset=60.0, scale=250.0, lower=-950.0, upper=700.0)
@@ -48,6 +49,22 @@ def test_no_subject_is_on_both_sides(count: int, held_out_subjects: int) -> None
     assert not subjects[0] & subjects[1]
     assert len(subjects[1]) == held_out_subjects
     assert len(training) + len(held_out) == count
+
+
+def test_cases_without_a_partner_are_left_out_and_this_is_said(tmp_path: Path) -> None:
+    made, needs = folder(tmp_path, entries(4)), Needs(tables=(MatchedPoints,))
+    point = (0.0, 0.0, 0.0)
+    row = Match(case_a="case_00", point_a_mm=point, case_b="case_02", point_b_mm=point, score=1.0, matcher="body:1")
+    write_table(made, MatchedPoints, [row])
+    collection = Collection.from_datasets([made], needs=needs)
+    assert [entry.case_id for entry in collection.training] == ["case_00", "case_02"]
+    said = " ".join(collection.notes)
+    assert "2 training cases have no matched point in another and are left out (case_01, case_03)" in said
+    assert "matched points by body:1 (1 rows)" in said
+    assert collection.matchers() == {"Dataset745_A": {"body:1": 1}}
+    write_table(made, MatchedPoints, [])
+    with pytest.raises(DataError, match="No training case of Dataset745_A has a matched point"):
+        Collection.from_datasets([made], needs=needs)
 
 
 def test_the_split_does_not_depend_on_order() -> None:

@@ -16,7 +16,7 @@ from nnssl.data.loader import make_batch
 from nnssl.data.sampler import draw_sample
 from nnssl.data.sidecar import BodyMask, write_sidecar
 from nnssl.errors import DataError
-from nnssl.needs import Match, Needs
+from nnssl.needs import Match, MatchedPoints, Needs
 from nnssl.views.affine import overlap
 from nnssl.views.spec import Geometry, IntegerCrop, Source, ViewGroup, ViewSpec
 from tests.volumes import collect, noise, noise_cases, one_group, ramp, write_case
@@ -166,6 +166,55 @@ def test_partners_are_anchored_on_their_matched_points(tmp_path: Path) -> None:
     np.testing.assert_allclose(centre[:3], (12, 14, 10))
     with pytest.raises(DataError, match="b has no matched point"):
         draw_sample(both, spec, two, 0, 0)
+
+
+@pytest.mark.parametrize("jitter_mm", [0.0, 6.0])
+def test_padded_boxes_stay_centred_on_their_match_and_move_together(tmp_path: Path, jitter_mm: float) -> None:
+    one = write_case(tmp_path, "a", ramp((20, 20, 20)), spacing_mm=(2.0, 1.0, 1.0))
+    two = write_case(tmp_path, "b", ramp((24, 24, 24)), spacing_mm=(2.0, 1.0, 1.0))
+    voxel_a, voxel_b = np.array([1.0, 9.2, 18.0]), np.array([12.4, 23.0, 3.0])  # near borders
+    scale, corner = np.array([2.0, 1.0, 1.0]), np.array([10.0, 20.0, 30.0])
+    point_a, point_b = (tuple((corner + scale * voxel).tolist()) for voxel in (voxel_a, voxel_b))
+    row = Match(case_a="a", point_a_mm=point_a, case_b="b", point_b_mm=point_b, score=1.0)  # type: ignore[arg-type]
+    back = replace(row, case_a="b", point_a_mm=row.point_b_mm, case_b="a", point_b_mm=row.point_a_mm)
+    both = replace(collect(one, two), matches={("Dataset001_Test", "a"): (row,), ("Dataset001_Test", "b"): (back,)})
+    source = Source(anchor="table", size=((8, 8),) * 3, jitter_mm=jitter_mm, padded=True)
+    group = ViewGroup(name="a", size=(8, 8, 8), place="anchor", geometry=IntegerCrop())
+    spec = ViewSpec(
+        sources=(source, replace(source, name="partner", pick="partner")),
+        groups=(group, replace(group, name="b", source="partner")),
+    )
+    shifts = []
+    for key in range(12):
+        drawn = draw_sample(both, spec, one, key, 0)
+        names = [drawn.sources[name].entry.case_id for name in ("case", "partner")]
+        assert names == ["a", "b"]
+        moved = [(drawn.sources[name].anchor_mm - corner) / scale for name in ("case", "partner")]
+        shift = moved[0] - voxel_a
+        np.testing.assert_allclose(moved[1] - voxel_b, shift, atol=1e-9)  # the same vector
+        for name, anchor in zip(("a", "b"), moved, strict=True):
+            centre = (drawn.views[name][0].to_case @ np.array([3.5, 3.5, 3.5, 1]))[:3]
+            assert np.abs(centre - anchor).max() <= 0.5 + 1e-9
+        shifts.append(shift * scale)
+    assert np.abs(shifts).max() <= jitter_mm and (np.ptp(shifts, axis=0) > jitter_mm).all() == (jitter_mm > 0)
+    view = make_batch(both, spec, Needs(tables=(MatchedPoints,)), [0], seed=0, batch_size=2).views["a"]
+    inside = view.valid[0, 0, 0]
+    assert inside.any() and not inside.all()
+    index = (view.to_source[0, 0, :3, 3]).long()
+    at = inside.nonzero()
+    assert torch.equal(view.image[0, 0][:, inside].T.long(), at + index)
+
+
+def test_a_point_outside_its_case_is_the_nearest_voxel(tmp_path: Path) -> None:
+    entry = write_case(tmp_path, "a", ramp((20, 20, 20)))
+    row = Match(case_a="a", point_a_mm=(0.0, 25.0, 99.0), case_b="a", point_b_mm=(0.0, 25.0, 99.0), score=1.0)
+    both = replace(collect(entry), matches={("Dataset001_Test", "a"): (row,)})
+    spec = ViewSpec(
+        sources=(Source(anchor="table", size=((4, 4),) * 3, padded=True),),
+        groups=(ViewGroup(name="v", size=(4, 4, 4), place="anchor"),),
+    )
+    box = draw_sample(both, spec, entry, 0, 0).sources["case"].box
+    assert box.anchor.tolist() == [0, 5, 19]
 
 
 def test_keep_clean_is_the_image_before_its_intensities(four: Collection) -> None:

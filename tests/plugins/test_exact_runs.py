@@ -1,4 +1,4 @@
-"""DINO3D with everything on, and CADS: two ranks equal one, and runs go on bit for bit where they were left."""
+"""DINO3D with everything on, CADS, Alice: two ranks equal one, and runs go on bit for bit where they were left."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from nnssl_alice.config import AliceConfig
+from nnssl_alice.method import Alice
 from nnssl_cads.method import CADS, CADSConfig
 from nnssl_dino3d.config import DINO3DConfig
 from nnssl_dino3d.method import DINO3D
@@ -24,28 +26,38 @@ from nnssl.method import Batch
 from nnssl.testing_world import noise_batch, small_networks
 from tests.engine.processes import CONTEXT, TIMEOUT
 
+AnyConfig = DINO3DConfig | CADSConfig | AliceConfig
 CONFIG = DINO3DConfig(
     prototypes=16, hidden=12, bottleneck=8, local_views=1, dense=0.5, koleo=0.1, teacher_momentum=0.9, frozen_epochs=1
 )
-CASES: dict[str, DINO3DConfig | CADSConfig] = {
+ALICE = AliceConfig(
+    prototypes=16, hidden=12, bottleneck=8, casa_width=8, most_queries=16, most_memory=32, teacher_momentum=0.9
+)
+CASES: dict[str, AnyConfig] = {
     "center": CONFIG,
     "sinkhorn": replace(CONFIG, targets="sinkhorn"),
     "cads": CADSConfig(prototypes=16, hidden=12, bottleneck=8, teacher_momentum=0.9),
+    "alice": ALICE,
+    "alice_code": replace(
+        ALICE, casa="code", casa_target="decoder", casa_ema=False, casa_dropout=0.1, head_norm="none", body_only=False
+    ),
 }
 STEPS, BATCH = 4, 8
 
 
-def method_of(config: DINO3DConfig | CADSConfig) -> type[DINO3D] | type[CADS]:
+def method_of(config: AnyConfig) -> type[DINO3D] | type[CADS] | type[Alice]:
+    if isinstance(config, AliceConfig):
+        return Alice
     return DINO3D if isinstance(config, DINO3DConfig) else CADS
 
 
-def networks_for(config: DINO3DConfig | CADSConfig) -> PlanNetworks:
+def networks_for(config: AnyConfig) -> PlanNetworks:
     # CADS halves its views in plane, so they must be larger
     larger: dict[str, Any] = {"patch_size": (16, 32, 32), "case_shape": (32, 48, 48)}
-    return small_networks(batch_size=BATCH, **({} if isinstance(config, DINO3DConfig) else larger))
+    return small_networks(batch_size=BATCH, **(larger if isinstance(config, CADSConfig) else {}))
 
 
-def runner(config: DINO3DConfig | CADSConfig, optimizer: str) -> StepRunner:
+def runner(config: AnyConfig, optimizer: str) -> StepRunner:
     """A runner with the same weights every time, in float64."""
     recipe = Recipe(
         epochs=2,
@@ -67,7 +79,7 @@ def runner(config: DINO3DConfig | CADSConfig, optimizer: str) -> StepRunner:
     return StepRunner(method, recipe=recipe, schedule=Schedule(recipe), device=torch.device("cpu"))
 
 
-def batch(config: DINO3DConfig | CADSConfig, keys: range) -> Batch:
+def batch(config: AnyConfig, keys: range) -> Batch:
     networks, method = networks_for(config), method_of(config)
     spec = method.views(config, networks.plan, networks.data)
     needs = method.needs(config)
@@ -78,7 +90,7 @@ def given(one: Batch, micro: int) -> Batch:
     return one
 
 
-def run(config: DINO3DConfig | CADSConfig, optimizer: str, *, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
+def run(config: AnyConfig, optimizer: str, *, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
     """The method's state and the losses after `STEPS` steps of this rank's part of every batch."""
     stepper, share, losses = runner(config, optimizer), BATCH // ranks, []
     for index in range(STEPS):
@@ -135,7 +147,9 @@ def test_micro_batches_equal_one_batch_where_samples_do_not_meet() -> None:
         torch.testing.assert_close(stepper.method.state_dict()[name], tensor, rtol=0, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize(("name", "optimizer"), [("center", "sgd"), ("center", "lars"), ("cads", "sgd")])
+@pytest.mark.parametrize(
+    ("name", "optimizer"), [("center", "sgd"), ("center", "lars"), ("cads", "sgd"), ("alice_code", "sgd")]
+)
 def test_a_run_goes_on_bit_for_bit_where_it_was_left(name: str, optimizer: str) -> None:
     config = CASES[name]
     whole = run(config, optimizer)

@@ -4,8 +4,9 @@
 
 Both read the same synthetic cases from blosc2 files that each side wrote itself, and deliver patches of the same size.
 nnU-Net delivers an image and its segmentation a sample; ours delivers one or two views. Times are milliseconds per view
-delivered, of processor time (all threads of the process; wall time beside it), the two sides taking turns. What a sample
-of nnU-Net's costs depends on what it draws, so means need over a hundred samples. Prints a table and one JSON line.
+delivered, of processor time (all threads of the process; wall time beside it), the two sides taking turns. What a
+sample of nnU-Net's costs depends on what it draws, so means need over a hundred samples. Prints a table and one JSON
+line.
 """
 
 from __future__ import annotations

@@ -37,6 +37,8 @@ from nnssl.method import (
     Step,
     ViewSpec,
 )
+from nnssl.views.intensity.apply import apply_fixed
+from nnssl.views.intensity.jitter import HounsfieldUnits
 from nnssl_desd import PAPER
 from nnssl_desd.views import view_spec
 
@@ -189,6 +191,8 @@ class DeSD(Method):
 
     def features(self, image: Tensor) -> Features:
         """The teacher's stages, and its deepest one pooled."""
+        if self.config.published_views:
+            image = apply_fixed(HounsfieldUnits(), image)
         maps = self.teacher.network.encoder(image)
         return Features(pyramid=tuple(maps), vector=pool(maps[-1], self.config.pooling))
 

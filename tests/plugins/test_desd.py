@@ -21,6 +21,8 @@ from nnssl.errors import PlanError, RecipeError
 from nnssl.method import Batch, View
 from nnssl.testing import check_method
 from nnssl.testing_world import commit, local_step, noise_batch, small_networks
+from nnssl.views.intensity.apply import apply_fixed
+from nnssl.views.intensity.jitter import HounsfieldUnits
 from nnssl.views.spec import Geometry
 
 SMALL = {"prototypes": 24, "hidden": 16, "bottleneck": 8}
@@ -299,3 +301,16 @@ def test_copy_of_the_method_is_independent() -> None:
     assert isinstance(twin.student, Branch)
     commit_all(twin, commit())
     assert not method.center.value.any()
+
+
+def test_published_features_are_of_hounsfield_units_as_the_views_are() -> None:
+    world = small_networks()
+    torch.manual_seed(0)
+    paper = DeSD(DeSDConfig(prototypes=16, bottleneck=8, published_views=True), world).eval()
+    torch.manual_seed(0)
+    plain = DeSD(DeSDConfig(prototypes=16, bottleneck=8), world).eval()
+    plain.load_state_dict(paper.state_dict())
+    values = torch.randn(1, 1, 32, 32, 32) * 500
+    scaled = apply_fixed(HounsfieldUnits(), values)
+    assert torch.equal(paper.features(values).vector, plain.features(scaled).vector)
+    assert not torch.equal(values, scaled)

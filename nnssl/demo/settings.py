@@ -8,8 +8,9 @@ from nnssl.errors import UsageError
 
 MINUTES = 8.0
 TRAINER = "Vox2VecTrainer"  # of all methods here the one that shows most within minutes
-# Recipe keys that a run of minutes on two cores needs besides: the loss grows with the square of the voxels.
-SMALL = {TRAINER: ("method.voxels=256",)}
+# Recipe keys that a run of minutes on two cores needs besides: the loss grows with the square of the voxels, and there
+# is no time to get used to other values than those of the pretraining.
+SMALL = {TRAINER: ("method.voxels=256", "method.values=plan")}
 CURVE_POINTS = 5  # besides the one before the first step
 LABELS = (1, 5)  # how many labelled cases the runs get
 

@@ -24,7 +24,7 @@ from nnssl.method import Batch, DataInfo, Exported, Features, Losses, Method, Ne
 from nnssl.needs import BodyMask
 from nnssl.views.intensity.apply import apply_fixed
 from nnssl_vox2vec import PAPER
-from nnssl_vox2vec.views import GROUP, is_ct, usual_window, view_spec
+from nnssl_vox2vec.views import GROUP, in_hounsfield, usual_window, view_spec
 
 Range = tuple[float, float]
 
@@ -34,6 +34,8 @@ class Vox2VecConfig:
     """Numbers of vox2vec. "Published" is the paper's run; where the default differs, README.md says why.
 
     Attributes:
+        values: `raw` (published: HU windows), or `plan`: what nnU-Net normalised and fine-tuning will see, windowed
+            between percentiles like everything that is no CT.
         voxels: most positives of a pair of crops; published 1024.
         pairs_per_volume: pairs of crops from each volume of a batch; 1 (published text), all of them in its code.
         network: `plan` for nnU-Net's own, which transfers; `fpn3d` for the published one, which nnU-Net cannot take.
@@ -57,6 +59,7 @@ class Vox2VecConfig:
         noise: largest standard deviation as a share of the usual window; published 30 HU.
     """
 
+    values: Literal["raw", "plan"] = "raw"
     voxels: int = 1024
     pairs_per_volume: int = 1
     network: Literal["plan", "fpn3d"] = "plan"
@@ -126,8 +129,9 @@ class Vox2Vec(Method):
 
     @classmethod
     def needs(cls, config: Vox2VecConfig) -> Needs:
-        """Raw values, since windows are drawn; where the body is; negatives are other samples."""
-        return Needs(values="raw", sidecars=(BodyMask,), samples_per_case=config.pairs_per_volume, batch_coupled=True)
+        """Where the body is; negatives are other samples."""
+        pairs = config.pairs_per_volume
+        return Needs(values=config.values, sidecars=(BodyMask,), samples_per_case=pairs, batch_coupled=True)
 
     @classmethod
     def views(cls, config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec:
@@ -143,7 +147,7 @@ class Vox2Vec(Method):
         width = sum(self.network.channels)
         out = config.projection or (128 if config.loss == "ntxent" else 8192)
         self.projector = Projector(width, hidden=config.hidden or width, out=out)
-        self.hounsfield = is_ct(networks.data.modality)
+        self.hounsfield = in_hounsfield(config, networks.data.modality)
         self.window = usual_window(config, networks.data.modality)
 
     def forward(self, batch: Batch, step: Step) -> Losses:

@@ -23,13 +23,13 @@ def view_spec(config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec
     Raises:
         PlanError: the plan or the data do not allow the views.
     """
-    if config.network == "fpn3d" and not is_ct(data.modality):
+    if config.network == "fpn3d" and not in_hounsfield(config, data.modality):
         raise PlanError(
             f"The network fpn3d is for CT in Hounsfield units, which its file tells how to window; the channels are "
-            f"{data.modality}. Use --set method.network=plan, which takes any modality."
+            f"{data.modality} and method.values is {config.values}. Use --set method.network=plan, which takes any."
         )
     if config.published_views:
-        size = _published_size(plan, data)
+        size = _published_size(config, plan, data)
     else:
         size = plan.fit_view(limit=data.shape_quantiles[10], most_voxels=config.view_voxels)
     group = ViewGroup(
@@ -48,16 +48,16 @@ def usual_window(config: Vox2VecConfig, modality: tuple[str, ...]) -> IntensityO
     return _window(config, modality, chance=0.0)
 
 
-def _published_size(plan: PlanInfo, data: DataInfo) -> Size:
+def _published_size(config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> Size:
     """32 x 128 x 128 voxels of 2 x 1 x 1 mm, refused where they would not be what was published."""
     advice = (
         "Use --preset default, or make the published plan with nnssl_plan_and_preprocess -d ID --for Vox2VecTrainer "
         "--preset paper and pretrain with -p nnsslPlansVox2VecPaper."
     )
-    if any(name != "ct" for name in data.modality):
+    if not in_hounsfield(config, data.modality):
         raise PlanError(
-            f"vox2vec's published views are CT in Hounsfield units; the channels are {data.modality}. "
-            "Use --preset default."
+            f"vox2vec's published views are CT in Hounsfield units; the channels are {data.modality} and "
+            f"method.values is {config.values}. Use --preset default."
         )
     if any(abs(a - b) > 0.05 for a, b in zip(plan.spacing_mm, PUBLISHED_SPACING_MM, strict=True)):
         raise PlanError(
@@ -80,7 +80,7 @@ def _intensity(config: Vox2VecConfig, data: DataInfo) -> tuple[IntensityOp, ...]
     )
     window = _window(config, data.modality, chance=config.window_probability)
     noise = GaussianNoise((0.0, config.noise), probability=config.noise_probability)
-    if is_ct(data.modality):
+    if in_hounsfield(config, data.modality):
         width = config.window[1] - config.window[0]
         return shape, GaussianNoise((0.0, config.noise * width), probability=config.noise_probability), window
     return shape, window, noise
@@ -88,11 +88,11 @@ def _intensity(config: Vox2VecConfig, data: DataInfo) -> tuple[IntensityOp, ...]
 
 def _window(config: Vox2VecConfig, modality: tuple[str, ...], *, chance: float) -> IntensityOp:
     """HU windows for CT, windows between percentiles for everything else."""
-    if is_ct(modality):
+    if in_hounsfield(config, modality):
         return Window(config.window_low, config.window_high, config.window, jitter_probability=chance)
     return PercentileWindow(config.percentiles, jitter=config.percentile_jitter, jitter_probability=chance)
 
 
-def is_ct(modality: tuple[str, ...]) -> bool:
-    """Whether every channel is in Hounsfield units."""
-    return all(name == "ct" for name in modality)
+def in_hounsfield(config: Vox2VecConfig, modality: tuple[str, ...]) -> bool:
+    """Whether every channel comes in Hounsfield units."""
+    return config.values == "raw" and all(name == "ct" for name in modality)

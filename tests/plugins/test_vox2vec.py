@@ -309,6 +309,23 @@ def test_features_see_the_usual_window_whatever_the_training_drew() -> None:
         torch.testing.assert_close(mr.features(image).vector, mr.features(image * 70 + 900).vector, rtol=0, atol=1e-3)
 
 
+def test_normalised_values_are_windowed_like_anything_without_a_unit() -> None:
+    config = replace(SMALL, values="plan")
+    networks = world()
+    assert Vox2Vec.needs(config).values == "plan"
+    ct, mr = (Vox2Vec.views(config, networks.plan, each.data) for each in (networks, world(modality="t1")))
+    assert ct == mr
+    method = Vox2Vec(config, networks).eval()
+    assert method.export_network().raw_window is None
+    image = torch.randn(2, 1, 16, 16, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            method.features(image).vector, method.features(image * 7 + 9).vector, rtol=0, atol=1e-3
+        )
+    with pytest.raises(PlanError, match=r"method\.values is plan"):
+        Vox2Vec.views(replace(config, network="fpn3d"), networks.plan, networks.data)
+
+
 def test_views_hold_at_most_as_many_voxels_as_published_and_fit_the_strides() -> None:
     deep = {"features": (4,) * 6, "patch_size": (128, 128, 128), "case_shape": (200, 200, 200)}
     networks = world(**deep)

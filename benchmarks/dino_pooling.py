@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from desd_collapse import Row, measured, run_rows
+from distillation import Row, measured, run_rows
 from hippocampus import FEATURES, World
 from nnssl_dino3d.config import DINO3DConfig
 from nnssl_dino3d.method import DINO3D
@@ -55,7 +55,8 @@ ROWS = {
 def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
     """Pretrain a row of DINO3D, and look at its untrained features first."""
     config = replace(SHORT, **row.config)
-    return start(config, row, world, seed=seed) | measured(DINO3D, config, row, world, steps=steps, seed=seed)
+    recipe = row.recipe(config, steps=steps, seed=seed)
+    return start(config, row, world, seed=seed) | measured(DINO3D, recipe, world, residual=row.residual)
 
 
 @torch.no_grad()

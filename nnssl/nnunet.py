@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnssl.architecture import built, checked
 from nnssl.errors import PlanError, UsageError
 
 if TYPE_CHECKING:
@@ -30,19 +31,30 @@ def build_network(
         channels: input channels.
         classes: segmentation outputs.
         deep_supervision: whether forward returns one output per decoder level.
+
+    Raises:
+        PlanError: the block names what is no network or layer, or describes one that cannot be built.
     """
+    import torch
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-    network: nn.Module = get_network_from_plans(
-        architecture["network_class_name"],
-        dict(architecture["arch_kwargs"]),
-        architecture["_kw_requires_import"],
-        channels,
-        classes,
-        allow_init=True,
-        deep_supervision=deep_supervision,
-    )
-    return network
+    name, arguments, imports = checked(architecture)
+
+    def build(*, initialise: bool) -> nn.Module:
+        network: nn.Module = get_network_from_plans(
+            name,
+            dict(arguments),
+            imports,
+            channels,
+            classes,
+            allow_init=initialise,
+            deep_supervision=deep_supervision,
+        )
+        return network
+
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        built(lambda: build(initialise=False), lambda network: sum(each.numel() for each in network.parameters()))
+    return built(lambda: build(initialise=True))
 
 
 def blosc2_layout(
@@ -182,4 +194,6 @@ def _class_in(folder: str, name: str) -> Any:
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
     module = "nnunetv2." + folder.replace("/", ".")
-    return recursive_find_python_class(str(Path(nnunetv2.__path__[0]) / folder), name, module)
+    found = recursive_find_python_class(str(Path(nnunetv2.__path__[0]) / folder), name, module)
+    # its modules also hold what they import; a name in a plan must not lead there
+    return found if str(getattr(found, "__module__", "")).startswith("nnunetv2.") else None

@@ -148,9 +148,9 @@ def _tell(like: LikePlan, file: Path, arguments: argparse.Namespace) -> None:
         for variable, folder in zip(VARIABLES, (where.raw, where.preprocessed, where.results), strict=True):
             print(f"  export {variable}={shlex.quote(str(folder))}")
     weights = shlex.quote(str(Path(arguments.weights).resolve()))
-    data = shlex.quote(arguments.dataset)
-    print(f"  nnUNetv2_preprocess -d {data} -plans_name {file.stem} -c {CONFIGURATION}")
-    print(f"  nnUNetv2_train {data} {CONFIGURATION} 0 -p {file.stem} -pretrained_weights {weights}")
+    data, plans = shlex.quote(arguments.dataset), shlex.quote(file.stem)
+    print(f"  nnUNetv2_preprocess -d {data} -plans_name {plans} -c {CONFIGURATION}")
+    print(f"  nnUNetv2_train {data} {CONFIGURATION} 0 -p {plans} -pretrained_weights {weights}")
 
 
 if __name__ == "__main__":

@@ -51,13 +51,7 @@ class PlanNetworks:
 
     def _network(self) -> nn.Module:
         """nnU-Net's whole network; one class, since its segmentation layers are dropped."""
-        try:
-            return build_network(self.architecture, channels=self.plan.channels, classes=1)
-        except (AssertionError, AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
-            raise PlanError(
-                f"nnU-Net cannot build the network that the plans file describes ({type(error).__name__}: {error}). "
-                f"Correct `architecture` there, or plan again."
-            ) from error
+        return build_network(self.architecture, channels=self.plan.channels, classes=1)
 
     def _finished(self, module: nn.Module) -> nn.Module:
         """`module`, its pyramids compiled in place where that was asked for."""

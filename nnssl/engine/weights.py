@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnssl.blocks.ema import EMATeacher
+from nnssl.compat import warn_of_old_torch
 from nnssl.engine.checkpoint import read_checked
 from nnssl.errors import StateError
 from nnssl.method import Method
@@ -28,6 +29,7 @@ def load_weights(method: Method, path: Path) -> str:
     """
     if not path.is_file():
         raise StateError(f"-pretrained_weights {path}: there is no such file.")
+    warn_of_old_torch(path)
     weights = read_checked(path).get("network_weights")
     if not isinstance(weights, Mapping):
         raise StateError(

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nnssl.atomic import whole_file
-from nnssl.errors import ExportError
+from nnssl.errors import ExportError, PlanError
 from nnssl.evaluate.compare_plan import Contender, Target, Training
 from nnssl.export.fit import Fit, fit
 from nnssl.export.fitted import has_decoder
@@ -79,8 +79,8 @@ def network_of(target: Target, *, seed: int) -> nn.Module:
     architecture = target.chosen["architecture"]
     try:
         return fresh_network(architecture, channels=target.channels, classes=target.outputs, seed=seed)
-    except (ImportError, TypeError, KeyError, ValueError) as error:
-        raise ExportError(f"nnU-Net cannot build the network of {target.plans_name}: {error}.") from error
+    except PlanError as error:
+        raise ExportError(f"The network of {target.plans_name} is not built: {error}") from error
 
 
 def seconds_per_step(target: Target, device: str, *, threads: int) -> tuple[float, float]:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from nnssl.atomic import whole_file
-from nnssl.errors import ExportError
+from nnssl.errors import ExportError, PlanError
 from nnssl.export.adaptation import adaptation_plan
 from nnssl.export.checkpoint import CLASSES, save, write_encoder
 from nnssl.export.fit import Fit, fit
@@ -78,8 +78,8 @@ def fit_to(
     architecture = target.chosen["architecture"]
     try:
         network = fresh_network(architecture, channels=target.channels, classes=CLASSES, seed=seed)
-    except (ImportError, TypeError, KeyError, ValueError) as error:
-        raise ExportError(f"nnU-Net cannot build {architecture.get('network_class_name')}: {error}.") from error
+    except PlanError as error:
+        raise ExportError(f"The network of {target.plans['plans_name']} is not built: {error}") from error
     return network, fit(weights.tensors, network, decoder=has_decoder(weights), channels=channels)
 
 

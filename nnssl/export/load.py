@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nnssl.encoders.factory import SUPPORTED
 from nnssl.encoders.other import OtherNetwork
 from nnssl.encoders.pyramid import PlanEncoder, PlanUNet
-from nnssl.errors import DataError, ExportError
+from nnssl.errors import DataError, ExportError, PlanError
 from nnssl.export.fit import fit
 from nnssl.export.fitted import has_decoder
 from nnssl.export.other import NOTE, is_other, load_other
@@ -150,8 +150,8 @@ def _loaded(weights: Weights, parts: tuple[str, ...]) -> nn.Module:
         raise ExportError(f"{weights.path} holds a {name}; only {' and '.join(SUPPORTED)} can be loaded.{more}")
     try:
         network = fresh_network(architecture, channels=weights.channels, classes=1, seed=0)
-    except (ImportError, TypeError, KeyError, ValueError) as error:
-        raise ExportError(f"nnU-Net cannot build the network of {weights.path} ({name}): {error}.") from error
+    except PlanError as error:
+        raise ExportError(f"The network of {weights.path} ({name}) is not built: {error}") from error
     fitted = fit(weights.tensors, network, decoder=DECODER in parts)
     lacking = [one for one in fitted.moved if one.name.startswith(parts) and one.how != "exact"]
     if lacking:

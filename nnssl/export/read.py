@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnssl.compat import warn_of_old_torch
 from nnssl.errors import DataError
 from nnssl.export.numpy_scalars import numpy_numbers_allowed
 
 _ZIP_START = b"PK\x03\x04"
 _ADAPTATION = ("architecture_plans", "pretrain_plan", "pretrain_num_input_channels", "recommended_downstream_patchsize")
+_PLAIN_NAME = re.compile(r"\w[\w.+ -]*")  # may become part of a file's name or of a printed command
+_MOST_CHANNELS = 4096
+_MOST_GROWTH = 2  # torch does not compress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +92,83 @@ def read_weights(path: str | Path) -> Weights:
             f"{path} holds network weights but not {missing[0]!r} in 'nnssl_adaptation_plan', which says what network "
             f"they are for. Give a file that nnssl_pretrain wrote (checkpoint_final.pth or pretrained_latest.pth)."
         )
-    if not adaptation["pretrain_plan"].get("configurations"):
-        raise DataError(f"{path} must hold the plan's one trained configuration in 'pretrain_plan', and holds none.")
+    check_adaptation(path, adaptation)
+    return assembled(path, content, adaptation, _mapping(content.get("provenance")))
+
+
+def assembled(
+    path: Path, content: Mapping[str, Any], adaptation: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> Weights:
+    """The weights of a file; what is not of the form that readers go by is left out."""
+    citations, variants = content.get("citations"), _mapping(content.get("variants"))
     return Weights(
         path=path,
-        tensors=content["network_weights"],
+        tensors=_tensors(content.get("network_weights")),
         adaptation=adaptation,
-        provenance=content.get("provenance", {}),
-        citations=tuple(content.get("citations", ())),
-        variants=content.get("variants", {}),
-        heads=content.get("heads", {}),
+        provenance=provenance,
+        citations=tuple(each for each in citations if isinstance(each, Mapping))
+        if isinstance(citations, list | tuple)
+        else (),
+        variants={str(name): _tensors(tensors) for name, tensors in variants.items()},
+        heads=_tensors(content.get("heads")),
+    )
+
+
+def check_adaptation(path: Path, given: Mapping[str, Any]) -> None:
+    """Refuse a block that does not say what is read from it later, or says it in a form that could do harm.
+
+    What the block leaves out is not missed here but for the network, the configuration and the channels.
+
+    Raises:
+        DataError: naming the key.
+    """
+    plan, network = _mapping(given.get("pretrain_plan")), _mapping(given.get("architecture_plans"))
+    configurations = _mapping(plan.get("configurations"))
+    chosen = next(iter(configurations.values()), None)
+    rules: list[tuple[str, Any, Callable[[Any], bool]]] = [
+        ("arch_class_name", network.get("arch_class_name"), lambda found: isinstance(found, str)),
+        ("arch_kwargs", network.get("arch_kwargs"), lambda found: isinstance(found, Mapping)),
+        ("arch_kwargs_requiring_import", network.get("arch_kwargs_requiring_import"), _texts),
+        ("pretrain_num_input_channels", given.get("pretrain_num_input_channels"), _count),
+        ("configurations", chosen, lambda found: isinstance(found, Mapping)),
+    ]
+    rules += [(key, plan[key], _plain_name) for key in ("plans_name", "dataset_name") if key in plan]
+    chosen = _mapping(chosen)
+    rules += [(key, chosen[key], _per_axis) for key in ("spacing", "patch_size") if key in chosen]
+    rules += [(key, chosen[key], _texts) for key in ("normalization_schemes",) if key in chosen]
+    for key, found, holds in rules:
+        if not holds(found):
+            raise DataError(
+                f"{path} lacks or garbles {key!r} in 'nnssl_adaptation_plan': {str(found)[:80]!r}. Give a file that "
+                f"nnssl_pretrain wrote, or download it again."
+            )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _tensors(value: Any) -> dict[str, Tensor]:
+    return {str(name): tensor for name, tensor in _mapping(value).items() if isinstance(tensor, Tensor)}
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and 1 <= value <= _MOST_CHANNELS
+
+
+def _plain_name(value: Any) -> bool:
+    return isinstance(value, str) and _PLAIN_NAME.fullmatch(value) is not None
+
+
+def _per_axis(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) in (2, 3)  # two: a 2D network, which is refused later and in other words
+        and all(isinstance(each, int | float) and 0 < each < float("inf") for each in value)
     )
 
 
@@ -113,14 +186,17 @@ def load_content(path: Path) -> Any:
         raise DataError(f"{path} is no weights file: torch files begin with {_ZIP_START!r}, this one with {start!r}.")
     try:
         with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > _MOST_GROWTH * path.stat().st_size:
+                raise DataError(f"{path} would unpack to far more than its size, as no torch file does. Delete it.")
             damaged = archive.testzip()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError, zlib.error) as error:
         raise DataError(
             f"{path} is cut short or damaged: it begins like a torch file, but its table of contents is missing. "
             f"Copy it again, or take pretrained_latest.pth of the same run."
         ) from error
     if damaged is not None:
         raise DataError(f"{path} is damaged: part {damaged} does not match its checksum. Copy it again.")
+    warn_of_old_torch(path)
     try:
         with numpy_numbers_allowed():
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from nnssl.errors import DataError, ExportError
 from nnssl.export.adaptation import resolved_configuration
 from nnssl.export.plain import plain
-from nnssl.export.read import Weights, load_content
+from nnssl.export.read import Weights, assembled, check_adaptation, load_content
 
 OURS, STOCK, PEER = "nnssl", "stock nnU-Net", "nnssl of MIC-DKFZ"
 SAFETENSORS = ".safetensors"
@@ -101,7 +99,7 @@ def _folder(folder: Path) -> Weights:
 def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} is not readable JSON ({error}). Download it again.") from error
 
 
@@ -109,10 +107,10 @@ def _from_content(path: Path, content: Any, beside: Any) -> Weights:
     """`beside` is the adaptation plan from a file beside the weights, for weights that hold none."""
     if not isinstance(content, Mapping) or not isinstance(content.get("network_weights"), Mapping):
         raise DataError(f"{path} is a torch file but holds no 'network_weights', as weights of nnU-Net and nnssl do.")
-    tensors = {str(name): tensor for name, tensor in content["network_weights"].items() if isinstance(tensor, Tensor)}
     own = content.get(_ENCODER_FILE_KEY, beside)
     if isinstance(own, Mapping):
-        provenance = content.get("provenance", {})
+        said = content.get("provenance")
+        provenance = said if isinstance(said, Mapping) else {}
         adaptation = _adaptation(path, own)
     elif isinstance(content.get("init_args"), Mapping):
         provenance = {"maker": STOCK, **_stock_facts(content["init_args"])}
@@ -122,16 +120,8 @@ def _from_content(path: Path, content: Any, beside: Any) -> Weights:
             f"{path} holds network weights but says nothing of the network they are for: neither "
             f"'{_ENCODER_FILE_KEY}' (nnssl) nor 'init_args' (nnU-Net) is in it, and no {_FOLDER_PLAN} came with it."
         )
-    citations = content.get("citations")
-    return Weights(
-        path=path,
-        tensors=tensors,
-        adaptation=adaptation,
-        provenance=provenance,
-        citations=tuple(citations) if isinstance(citations, list | tuple) else (),
-        variants=content.get("variants", {}),
-        heads=content.get("heads", {}),
-    )
+    check_adaptation(path, adaptation)
+    return assembled(path, content, adaptation, provenance)
 
 
 def _adaptation(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +139,7 @@ def _adaptation(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         first = next(iter(plan["configurations"]))
         plan["configurations"] = {first: dict(plan["configurations"][first])}
         int(given["pretrain_num_input_channels"])
-    except (KeyError, TypeError, ValueError, StopIteration) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise DataError(f"'{_ENCODER_FILE_KEY}' of {path} lacks or garbles something ({error!r}).") from error
     return {**given, "architecture_plans": block, "pretrain_plan": plan}
 
@@ -171,7 +161,7 @@ def _stock(path: Path, init: Mapping[str, Any]) -> dict[str, Any]:
             "pretrain_num_input_channels": len(chosen["normalization_schemes"]),
             "recommended_downstream_patchsize": chosen["patch_size"],
         }
-    except (KeyError, TypeError, ExportError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ExportError) as error:
         raise DataError(
             f"{path} looks like a checkpoint of stock nnU-Net, but its 'init_args' do not hold a plan with an "
             f"architecture ({error}). nnU-Net 2.4 and older write none; continue such weights with nnU-Net itself."
@@ -194,16 +184,12 @@ def _safetensors(path: Path) -> Weights:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         about = {key: json.loads(text) for key, text in metadata.items() if key in ("nnssl", _ENCODER_FILE_KEY)}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:  # too deep a JSON is a RuntimeError
         raise DataError(f"{path} is damaged or no safetensors file ({error}). Copy it again.") from error
     if _ENCODER_FILE_KEY not in about:
         raise DataError(
             f"The metadata of {path} do not say what network it is for. Use checkpoint_final.pth beside it."
         )
-    return Weights(
-        path=path,
-        tensors=tensors,
-        adaptation=_adaptation(path, about[_ENCODER_FILE_KEY]),
-        provenance=about.get("nnssl", {}),
-        citations=(),
-    )
+    adaptation, said = _adaptation(path, about[_ENCODER_FILE_KEY]), about.get("nnssl")
+    check_adaptation(path, adaptation)
+    return assembled(path, {"network_weights": tensors}, adaptation, said if isinstance(said, Mapping) else {})

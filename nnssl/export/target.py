@@ -171,9 +171,9 @@ def check_fit(path: Path, plans: Mapping[str, Any], configuration: str, target: 
             classes=max(2, len(target.dataset_json["labels"])),
             seed=0,
         )
-    except (ImportError, TypeError, KeyError) as error:
+    except PlanError as error:
         name = chosen["architecture"].get("network_class_name")
-        raise ExportError(f"nnU-Net cannot build the network of {path} ({name}): {error}.") from error
+        raise ExportError(f"The network of {path} ({name}) is not built: {error}") from error
     load_like_nnunet(network, path)
 
 

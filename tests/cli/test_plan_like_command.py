@@ -126,7 +126,7 @@ def test_a_network_that_nnunet_cannot_build_is_refused_before_a_plan_is_written(
     configuration["architecture"]["network_class_name"] = "nowhere.SwinUNETR"
     torch.save(content, workspace / "w.pth")
     assert main([str(workspace / "w.pth"), "-d", "5"]) == 1
-    assert "nnU-Net cannot build the network of" in " ".join(capsys.readouterr().err.split())
+    assert "is not built: The plan's architecture names 'nowhere.S" in " ".join(capsys.readouterr().err.split())
     assert not list((workspace / "nnUNet_preprocessed" / NAME).glob("nnssl*.json"))
 
 

@@ -236,6 +236,11 @@ class Exported:
     heads: nn.Module | None = None
     raw_window: tuple[float, float] | None = None
 
+    @classmethod
+    def distilled(cls, *, teacher: nn.Module, student: nn.Module) -> Exported:
+        """What self-distillation hands on: the teacher's encoder, and the student's as a choice."""
+        return cls(encoder=teacher, variants={"student": (student, None), "teacher": (teacher, None)})
+
 
 class ProbeBox(Protocol):
     """A held-out box seen twice, with the places that both views show; tensors are where the method is."""

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NNUNET_DOORS = ("nnssl/nnunet.py", "nnssl/trainer.py", "nnssl/export/", "nnssl/evaluate/finetun", "nnssl/nnunet_ext/")
 PLUGIN_MAY = (
     "nnssl.method", "nnssl.needs", "nnssl.blocks", "nnssl.encoders", "nnssl.views.spec", "nnssl.views.intensity",
-    "nnssl.errors",
+    "nnssl.views.published", "nnssl.views.parent_crop", "nnssl.errors",
 )  # fmt: skip
 TRAINER_FILE_MAY = (*PLUGIN_MAY, "nnssl.engine.recipe", "nnssl.trainer")
 LOW = ("nnssl/planning/", "nnssl/views/", "nnssl/blocks/", "nnssl/encoders/", "nnssl/data/", "nnssl/engine/")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnssl.blocks.collectives import BatchNorm
 from nnssl.blocks.losses import wide
 from nnssl.blocks.pooling import Pooling, pool
+
+HeadNorm = Literal["none", "hidden", "ends", "everywhere"]
+"""Where a `DINOHead` has batch norm; configurations list those of the four that they allow."""
 
 
 class Prototypes(nn.Module):
@@ -37,7 +43,7 @@ class DINOHead(nn.Module):
     """MLP, projection to the unit sphere, prototypes.
 
     Attributes:
-        mlp: [standardise] Linear [BN] GELU Linear [BN] GELU Linear [standardise].
+        mlp: [BN] Linear [BN] GELU Linear [BN] GELU Linear [BN]; those at the ends without gain and shift.
         last_layer: the prototypes.
     """
 
@@ -48,8 +54,7 @@ class DINOHead(nn.Module):
         *,
         hidden: int = 2048,
         bottleneck: int = 256,
-        batch_norm: bool = False,
-        standardise: bool = False,
+        norm: HeadNorm = "none",
     ) -> None:
         """A head on (N, width) vectors.
 
@@ -58,12 +63,13 @@ class DINOHead(nn.Module):
             prototypes: K.
             hidden: width of the two hidden layers.
             bottleneck: d, dimension of the sphere.
-            batch_norm: batch norm in both hidden layers, with the statistics of all ranks.
-            standardise: give every dimension of the input and of the bottleneck mean 0 and variance 1 over the batch
-                of all ranks. Behind instance norm and global pooling, inputs are nearly equal (cosine .99) and
-                self-distillation falls to a uniform answer; so standardised, samples cannot all sit at one point.
+            norm: batch norm over the samples of all ranks: in both `hidden` layers; at both `ends`, where it gives
+                every dimension of the input and of the bottleneck mean 0 and variance 1; or `everywhere`. Behind
+                instance norm and global pooling, inputs are nearly equal (cosine .99) and self-distillation falls to a
+                uniform answer; so standardised, samples cannot all sit at one point.
         """
         super().__init__()
+        batch_norm, standardise = norm in ("hidden", "everywhere"), norm in ("ends", "everywhere")
         layers: list[nn.Module] = [BatchNorm(width, affine=False)] if standardise else []
         for size in (width, hidden):
             layers.append(nn.Linear(size, hidden))
@@ -86,6 +92,15 @@ class DINOHead(nn.Module):
         # float32: the norm of a vector of 256 near-zero numbers is lost in half precision
         logits: Tensor = self.last_layer(F.normalize(wide(x), dim=-1))
         return logits
+
+
+def hold(layers: Iterable[Prototypes]) -> None:
+    """Keep prototypes as they are in this step: without a gradient, neither decay nor momentum moves them.
+
+    For `Method.edit_gradients` in the first epochs (Caron et al. 2021, appendix: the last layer is frozen).
+    """
+    for layer in layers:
+        layer.weight.grad = None
 
 
 class Branch(nn.Module):

@@ -10,6 +10,10 @@ def flat_views(x: Tensor) -> Tensor:
     return x.transpose(0, 1).flatten(0, 1)
 
 
-def warmed_up(epoch: int, *, first: float, last: float, epochs: int) -> float:
-    """A temperature that goes linearly from `first` in epoch 0 to `last` in epoch `epochs` - 1 and stays there."""
+def warmed_up(epoch: int, ends: tuple[float, float], *, epochs: int) -> float:
+    """A temperature that goes linearly from the first of `ends` in epoch 0 to the last in epoch `epochs` - 1 and stays.
+
+    tau(e) = first + (last - first) e / (W - 1) for e < W = `epochs`, then last.
+    """
+    first, last = ends
     return last if epoch >= epochs - 1 else first + (last - first) * epoch / (epochs - 1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nnssl.blocks.center import Center
 from nnssl.blocks.ema import CosineMomentum
-from nnssl.blocks.heads import DINOHead, Prototypes
+from nnssl.blocks.heads import DINOHead, Prototypes, hold
 from nnssl.blocks.losses import (
     counted_mean_squared_error,
     pair_cross_entropy,
@@ -147,14 +147,12 @@ class Alice(Method):
             config.prototypes,
             hidden=config.hidden,
             bottleneck=config.bottleneck,
-            batch_norm=normed and config.head_norm != "none",
-            standardise=normed and config.head_norm == "everywhere",
+            norm=config.head_norm if normed else "none",
         )
 
     def teacher_temperature(self, epoch: int) -> float:
         """Eq. 9: tau_t(e) = first + (last - first) e / (W - 1) for e < W, then last."""
-        first, last = self.config.teacher_temperature
-        return warmed_up(epoch, first=first, last=last, epochs=self.config.teacher_warmup_epochs)
+        return warmed_up(epoch, self.config.teacher_temperature, epochs=self.config.teacher_warmup_epochs)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Eq. 6: L = L_cls + L_patch + 10 L_rec."""
@@ -308,8 +306,7 @@ class Alice(Method):
     def edit_gradients(self, step: Step) -> None:
         """In epochs e < F all prototypes stay: no gradient, so no decay and no momentum either."""
         if step.epoch < self.config.frozen_epochs:
-            for layer in self.student.heads.prototypes():
-                layer.weight.grad = None
+            hold(self.student.heads.prototypes())
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """No weight decay on biases, gains and the tokens of gaps."""

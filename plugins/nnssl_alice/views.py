@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nnssl.errors import PlanError
 from nnssl.method import DataInfo, PlanInfo
 from nnssl.views.intensity import Window
+from nnssl.views.published import PublishedViews
 from nnssl.views.spec import BlockMask, IntegerCrop, Intensity, Size, Source, ViewGroup, ViewSpec
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 QUERY, KEY = "query", "key"
 OWN, PARTNER = "case", "partner"
 LARGEST_BLOCK = 16  # voxels a side; published
-PUBLISHED_SIDE = 64
+PUBLISHED_SIZE: Size = (64, 64, 64)
+PUBLISHED = PublishedViews(run="Alice", sizes=(PUBLISHED_SIZE,), other_plan="a plan with fewer stages")
 PUBLISHED_HU = (-125.0, 225.0)
 
 
@@ -53,7 +55,8 @@ def view_size(config: AliceConfig, plan: PlanInfo, data: DataInfo) -> Size:
         PlanError: too small for the encoder, or not what was published.
     """
     if config.published_views:
-        return _published_size(plan, data)
+        PUBLISHED.check(plan, data)
+        return PUBLISHED_SIZE
     limit = [min(pair) for pair in zip(plan.patch_size, data.shape_quantiles[10], strict=True)]
     return plan.fit_view(limit=limit, wanted=(config.view_side,) * 3)
 
@@ -80,21 +83,4 @@ def block_mask(config: AliceConfig, plan: PlanInfo, size: Size) -> BlockMask:
 
 def published_window() -> Window:
     """HU from -125 to 225 as 0 to 1, without chance."""
-    low, high = PUBLISHED_HU
-    return Window((low, low), (high, high), PUBLISHED_HU, jitter_probability=0.0)
-
-
-def _published_size(plan: PlanInfo, data: DataInfo) -> Size:
-    """64 x 64 x 64 voxels of whatever spacing, refused where they would not be what was published."""
-    if any(name != "ct" for name in data.modality):
-        raise PlanError(
-            f"Alice's published views are CT windows in Hounsfield units; the channels are {data.modality}. "
-            f"Use --preset default."
-        )
-    if any(PUBLISHED_SIDE % stride for stride in plan.total_stride):
-        raise PlanError(
-            f"Alice's published views of {PUBLISHED_SIDE} x {PUBLISHED_SIDE} x {PUBLISHED_SIDE} voxels must be "
-            f"divisible by the encoder's total stride, which is {plan.total_stride}. Use --preset default, or a plan "
-            f"with fewer stages."
-        )
-    return plan.fit_view(limit=(PUBLISHED_SIDE,) * 3, wanted=(PUBLISHED_SIDE,) * 3)
+    return Window.fixed(PUBLISHED_HU)

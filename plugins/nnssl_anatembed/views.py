@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnssl.errors import PlanError
 from nnssl.method import DataInfo, PlanInfo
 from nnssl.views.intensity import (
     BrightnessAdd,
@@ -16,6 +15,7 @@ from nnssl.views.intensity import (
     IntensityOp,
     Window,
 )
+from nnssl.views.published import PublishedViews, plan_of_paper
 from nnssl.views.spec import WHOLE_CASE, Geometry, Intensity, Size, Source, ViewGroup, ViewSpec
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 GROUP = "pair"
 PUBLISHED_SIZE: Size = (32, 96, 96)  # published as 96 x 96 x 32 in y x z
-PUBLISHED_SPACING_MM = 2.0
+PUBLISHED = PublishedViews(
+    run="SAM",
+    sizes=(PUBLISHED_SIZE,),
+    spacing_mm=(2.0, 2.0, 2.0),
+    other_plan=plan_of_paper("AnatEmbedTrainer", "AnatEmbedPaper"),
+)
 PUBLISHED_HU = (-1024.0, 3071.0)
 PUBLISHED_NOISE = 0.25 / 255  # largest standard deviation, on the published scale of 0 to 255
 
@@ -35,7 +40,8 @@ def view_spec(config: AnatEmbedConfig, plan: PlanInfo, data: DataInfo) -> ViewSp
         PlanError: the plan or the data do not allow the views.
     """
     if config.published_views:
-        size = _published_size(plan, data)
+        PUBLISHED.check(plan, data)
+        size = PUBLISHED_SIZE
     else:
         limit = [side / config.scale[1] for side in data.shape_quantiles[10]]
         size = plan.fit_view(limit=limit, most_voxels=config.view_voxels)
@@ -53,28 +59,7 @@ def view_spec(config: AnatEmbedConfig, plan: PlanInfo, data: DataInfo) -> ViewSp
 
 def published_window() -> IntensityOp:
     """HU as published, to [0, 1] in place of -50 to 205: the first layer's norm makes no difference of it."""
-    low, high = PUBLISHED_HU
-    return Window((low, low), (high, high), PUBLISHED_HU, jitter_probability=0.0)
-
-
-def _published_size(plan: PlanInfo, data: DataInfo) -> Size:
-    """32 x 96 x 96 voxels of 2 mm, refused where they would not be what was published."""
-    advice = (
-        "Use --preset default, or make the published plan with nnssl_plan_and_preprocess -d ID --for AnatEmbedTrainer "
-        "--preset paper and pretrain with -p nnsslPlansAnatEmbedPaper."
-    )
-    if any(name != "ct" for name in data.modality):
-        raise PlanError(
-            f"SAM's published views are CT in Hounsfield units; the channels are {data.modality}. Use --preset default."
-        )
-    if any(abs(side - PUBLISHED_SPACING_MM) > 0.05 for side in plan.spacing_mm):
-        raise PlanError(f"SAM's published views have voxels of 2 mm; the plan's are {plan.spacing_mm} mm. {advice}")
-    if any(side % stride for side, stride in zip(PUBLISHED_SIZE, plan.total_stride, strict=True)):
-        raise PlanError(
-            f"SAM's published views of {PUBLISHED_SIZE} voxels must be divisible by the encoder's total stride, which "
-            f"is {plan.total_stride}. {advice}"
-        )
-    return plan.fit_view(limit=PUBLISHED_SIZE, wanted=PUBLISHED_SIZE)
+    return Window.fixed(PUBLISHED_HU)
 
 
 def _intensity(config: AnatEmbedConfig, data: DataInfo) -> tuple[IntensityOp, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nnssl.blocks.center import Center
 from nnssl.blocks.ema import CosineMomentum
 from nnssl.blocks.flat import depth_one
-from nnssl.blocks.heads import Branch, DINOHead
+from nnssl.blocks.heads import Branch, DINOHead, hold
 from nnssl.blocks.losses import pair_cross_entropy, student_log_probabilities, teacher_probabilities, view_pairs
 from nnssl.blocks.multicrop import flat_views, warmed_up
 from nnssl.blocks.pooling import Pooling, pool, pooled_width
@@ -24,10 +24,11 @@ from nnssl.errors import RecipeError
 from nnssl.method import Batch, DataInfo, Exported, Features, Losses, Method, Needs, Networks, PlanInfo, Step, ViewSpec
 from nnssl.views.intensity.apply import apply_fixed
 from nnssl.views.intensity.jitter import HounsfieldUnits
+from nnssl.views.parent_crop import GROUP
 from nnssl_cads import PAPER
 from nnssl_cads.projection import Projection
 from nnssl_cads.sampling import Repack, balanced, blocks_of, kept_patches, pack, patch_of
-from nnssl_cads.views import GROUP, packed_size, view_spec
+from nnssl_cads.views import packed_size, view_spec
 
 VIEWS = 3  # CT, CT, projection
 
@@ -125,20 +126,17 @@ class CADS(Method):
     def _head(self, channels: int) -> DINOHead:
         """Eq. 2: z = pool(f_k), s_k = W MLP(z) / |MLP(z)| with rows of W of length 1."""
         config = self.config
-        mixed = config.head_norm == "everywhere"
         return DINOHead(
             pooled_width(channels, config.pooling),
             config.prototypes,
             hidden=config.hidden,
             bottleneck=config.bottleneck,
-            batch_norm=mixed,
-            standardise=mixed,
+            norm=config.head_norm,
         )
 
     def teacher_temperature(self, epoch: int) -> float:
         """Eq. 7: tau_t(e) = first + (last - first) e / (W - 1) for e < W, then last."""
-        first, last = self.config.teacher_temperature
-        return warmed_up(epoch, first=first, last=last, epochs=self.config.teacher_warmup_epochs)
+        return warmed_up(epoch, self.config.teacher_temperature, epochs=self.config.teacher_warmup_epochs)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """The mean over stages of the cross-entropies of four pairs with the one target."""
@@ -214,8 +212,7 @@ class CADS(Method):
     def edit_gradients(self, step: Step) -> None:
         """In epochs e < F all prototypes stay: no gradient, so no decay and no momentum either."""
         if step.epoch < self.config.frozen_epochs:
-            for head in (*self.shallow_heads, self.student.head):
-                head.last_layer.weight.grad = None
+            hold(head.last_layer for head in (*self.shallow_heads, self.student.head))
 
     def features(self, image: Tensor) -> Features:
         """The teacher's stages on whole images, and its deepest one pooled."""
@@ -226,5 +223,4 @@ class CADS(Method):
 
     def export_network(self) -> Exported:
         """The teacher's encoder, as published; the student's as a choice. The projection's way in stays behind."""
-        teacher, student = self.teacher.network.encoder, self.student.encoder
-        return Exported(encoder=teacher, variants={"student": (student, None), "teacher": (teacher, None)})
+        return Exported.distilled(teacher=self.teacher.network.encoder, student=self.student.encoder)

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 from nnssl.errors import PlanError
 from nnssl.method import DataInfo, PlanInfo
-from nnssl.views.intensity.jitter import FIRST, SECOND, jitter
-from nnssl.views.spec import Geometry, Size, Source, ViewGroup, ViewSpec
+from nnssl.views.parent_crop import PUBLISHED_SIZE, PUBLISHED_SPACING_MM, crop_pair, largest_crop
+from nnssl.views.published import PublishedViews, plan_of_paper
+from nnssl.views.spec import Size, ViewSpec
 
 if TYPE_CHECKING:
     from nnssl_cads.method import CADSConfig
 
-GROUP = "global"
-PUBLISHED_SIZE: Size = (16, 96, 96)
-PUBLISHED_SPACING_MM = 1.0
-PARENT_DEPTH = 1.5  # 24 slices for 16
-PARENT_SIDE = (1.4, 1.8)  # of the view's in-plane side
-ZOOM = (0.8, 1.2)
+PUBLISHED = PublishedViews(
+    run="CADS",
+    sizes=((16, 48, 48),),  # packed, as the encoder sees them
+    spacing_mm=PUBLISHED_SPACING_MM,
+    other_plan=plan_of_paper("CADSTrainer", "CADSPaper"),
+)
 LEAST_CELLS = 4  # bottleneck cells of a packed view
 
 
@@ -28,33 +29,12 @@ def view_spec(config: CADSConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec:
         PlanError: the plan or the data do not allow the views.
     """
     if config.published_views:
-        _check_published(plan, data)
-        size = PUBLISHED_SIZE
-    else:
-        ratio = (PARENT_DEPTH, PARENT_SIDE[0], PARENT_SIDE[0])
-        size = plan.fit_view(limit=[side / r for side, r in zip(data.shape_quantiles[10], ratio, strict=True)])
+        PUBLISHED.check(plan, data)
+    size = PUBLISHED_SIZE if config.published_views else largest_crop(plan, data)
     if config.sampling == "uniform25":
         size = _even(size, plan)
     _check_plane(size, plan)
-    depth = round(PARENT_DEPTH * size[0])
-    in_plane = [(int(PARENT_SIDE[0] * side), int(PARENT_SIDE[1] * side)) for side in size[1:]]
-    first, second = (
-        jitter(
-            chances,
-            blur_sigma=config.blur_sigma,
-            hounsfield=config.published_views,
-            slicewise=config.slicewise_intensity,
-        )
-        for chances in (FIRST, SECOND)
-    )
-    group = ViewGroup(
-        name=GROUP,
-        count=2,
-        size=size,
-        geometry=Geometry(scale=ZOOM, through_plane_scale=(1.0, 1.0), per_axis=True, flip=config.flip),
-        intensity=(first, second),
-    )
-    return ViewSpec(sources=(Source(size=((depth, depth), in_plane[0], in_plane[1])),), groups=(group,))
+    return crop_pair(config, size)
 
 
 def packed_size(size: Size) -> Size:
@@ -92,28 +72,4 @@ def _check_plane(size: Size, plan: PlanInfo) -> None:
             f"CADS's projection is {size[1]} x {size[2]} pixels, as large as a view in plane; the encoder's deepest "
             f"stage (total stride {plan.total_stride}) would see one cell of it, and needs 2. Use a patch_size that is "
             f"larger in plane, or larger scans."
-        )
-
-
-def _check_published(plan: PlanInfo, data: DataInfo) -> None:
-    """Refuse the published views where they would not be what was published.
-
-    Raises:
-        PlanError: the channel is not CT, voxels are not 1 mm, or the encoder's stride does not divide the views.
-    """
-    advice = (
-        "Use --preset default, or make the published plan with nnssl_plan_and_preprocess -d ID --for CADSTrainer "
-        "--preset paper and pretrain with -p nnsslPlansCADSPaper."
-    )
-    if any(name != "ct" for name in data.modality):
-        raise PlanError(
-            f"CADS's published views are Hounsfield units; the channels are {data.modality}. Use --preset default."
-        )
-    if any(abs(side - PUBLISHED_SPACING_MM) > 0.05 for side in plan.spacing_mm):
-        raise PlanError(f"CADS's published views have voxels of 1 mm; the plan's are {plan.spacing_mm} mm. {advice}")
-    packed = packed_size(PUBLISHED_SIZE)
-    if any(side % stride for side, stride in zip(packed, plan.total_stride, strict=True)):
-        raise PlanError(
-            f"CADS's published views, packed to {packed} voxels, must be divisible by the encoder's total stride, "
-            f"which is {plan.total_stride}. {advice}"
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nnssl.blocks.center import Center
 from nnssl.blocks.ema import CosineMomentum
-from nnssl.blocks.heads import Branch, DINOHead
+from nnssl.blocks.heads import Branch, DINOHead, hold
 from nnssl.blocks.losses import (
     pair_cross_entropy,
     student_log_probabilities,
@@ -142,14 +142,12 @@ class DeSD(Method):
             config.prototypes,
             hidden=config.hidden,
             bottleneck=config.bottleneck,
-            batch_norm=config.head_norm != "none",
-            standardise=config.head_norm == "everywhere",
+            norm=config.head_norm,
         )
 
     def teacher_temperature(self, epoch: int) -> float:
         """Eq. 6: tau_t(e) = first + (last - first) e / (W - 1) for e < W, then last."""
-        first, last = self.config.teacher_temperature
-        return warmed_up(epoch, first=first, last=last, epochs=self.config.teacher_warmup_epochs)
+        return warmed_up(epoch, self.config.teacher_temperature, epochs=self.config.teacher_warmup_epochs)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """The weighted mean over stages of the cross-entropies with the one target."""
@@ -186,8 +184,7 @@ class DeSD(Method):
     def edit_gradients(self, step: Step) -> None:
         """In epochs e < F all prototypes stay: no gradient, so no decay and no momentum either."""
         if step.epoch < self.config.frozen_epochs:
-            for head in (*self.shallow_heads, self.student.head):
-                head.last_layer.weight.grad = None
+            hold(head.last_layer for head in (*self.shallow_heads, self.student.head))
 
     def features(self, image: Tensor) -> Features:
         """The teacher's stages, and its deepest one pooled."""
@@ -198,5 +195,4 @@ class DeSD(Method):
 
     def export_network(self) -> Exported:
         """The teacher's encoder, as published; the student's as a choice."""
-        teacher, student = self.teacher.network.encoder, self.student.encoder
-        return Exported(encoder=teacher, variants={"student": (student, None), "teacher": (teacher, None)})
+        return Exported.distilled(teacher=self.teacher.network.encoder, student=self.student.encoder)

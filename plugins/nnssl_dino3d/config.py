@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nnssl.blocks.heads import HeadNorm
 from nnssl.blocks.pooling import Pooling
 from nnssl.errors import RecipeError
 
-HeadNorm = Literal["none", "hidden", "ends", "everywhere"]
 Range = tuple[float, float]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nnssl.blocks.center import Center
 from nnssl.blocks.ema import CosineMomentum
-from nnssl.blocks.heads import DINOHead
+from nnssl.blocks.heads import DINOHead, hold
 from nnssl.blocks.koleo import koleo
 from nnssl.blocks.losses import (
     pair_cross_entropy,
@@ -128,14 +128,12 @@ class DINO3D(Method):
             config.prototypes,
             hidden=config.hidden,
             bottleneck=config.bottleneck,
-            batch_norm=config.head_norm in ("hidden", "everywhere"),
-            standardise=config.head_norm in ("ends", "everywhere"),
+            norm=config.head_norm,
         )
 
     def teacher_temperature(self, epoch: int) -> float:
         """Eq. 6: tau_t(e) = first + (last - first) e / (W - 1) for e < W, then last."""
-        first, last = self.config.teacher_temperature
-        return warmed_up(epoch, first=first, last=last, epochs=self.config.teacher_warmup_epochs)
+        return warmed_up(epoch, self.config.teacher_temperature, epochs=self.config.teacher_warmup_epochs)
 
     def forward(self, batch: Batch, step: Step) -> Losses:
         """Cross-entropy over pairs of views; with the options, a spread of vectors and a term of hidden cells."""
@@ -226,9 +224,7 @@ class DINO3D(Method):
     def edit_gradients(self, step: Step) -> None:
         """In epochs e < F all prototypes stay: no gradient, so no decay and no momentum either."""
         if step.epoch < self.config.frozen_epochs:
-            for head in (self.student.head, self.student.dense_head):
-                if head is not None:
-                    head.last_layer.weight.grad = None
+            hold(head.last_layer for head in (self.student.head, self.student.dense_head) if head is not None)
 
     def features(self, image: Tensor) -> Features:
         """The teacher's stages, and its deepest one pooled."""
@@ -239,5 +235,4 @@ class DINO3D(Method):
 
     def export_network(self) -> Exported:
         """The teacher's encoder, as published; the student's as a choice."""
-        teacher, student = self.teacher.network.encoder, self.student.encoder
-        return Exported(encoder=teacher, variants={"student": (student, None), "teacher": (teacher, None)})
+        return Exported.distilled(teacher=self.teacher.network.encoder, student=self.student.encoder)

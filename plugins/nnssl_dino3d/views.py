@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nnssl.errors import PlanError
 from nnssl.method import DataInfo, PlanInfo
 from nnssl.views.intensity import GaussianBlur, HistogramShift, IntensityOp, Window
+from nnssl.views.published import PublishedViews, plan_of_paper
 from nnssl.views.spec import BlockMask, Geometry, Intensity, Size, Source, ViewGroup, ViewSpec
 from nnssl_dino3d.elastic import ElasticDeformation
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 GLOBAL, LOCAL = "global", "local"
 PUBLISHED_GLOBAL: Size = (48, 96, 96)  # published as 96 x 96 x 48 in x y z
 PUBLISHED_LOCAL: Size = (12, 24, 24)
+PUBLISHED = PublishedViews(
+    run="3DMedDINO",
+    sizes=(PUBLISHED_GLOBAL, PUBLISHED_LOCAL),  # of whatever voxels: the published data were not resampled
+    other_plan=plan_of_paper("DINO3DTrainer", "DINO3DPaper"),
+)
 BOX_RATIO = 2 - 0.4 ** (1 / 3)  # two crops in such a box have at least 0.4 of their volume in common
 LARGEST_SIDE = 128  # voxels: two global and six local views of it fill a GPU
 LEAST_CELLS = 2  # bottleneck cells a side of a local view: instance norm cannot take one cell
@@ -29,7 +34,7 @@ def view_spec(config: DINO3DConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec:
         PlanError: the plan or the data do not allow the views.
     """
     if config.published_views:
-        _check_published(plan, data)
+        PUBLISHED.check(plan, data)
         size, small = PUBLISHED_GLOBAL, PUBLISHED_LOCAL
     else:
         limit = [side / BOX_RATIO for side in data.shape_quantiles[10]]
@@ -64,27 +69,6 @@ def local_size(size: Size, plan: PlanInfo) -> Size:
     return plan.fit_view(limit=size, wanted=wanted, min_cells=LEAST_CELLS**2)
 
 
-def _check_published(plan: PlanInfo, data: DataInfo) -> None:
-    """Refuse the published views where they would not be what was published.
-
-    Raises:
-        PlanError: the channel is not CT, or the encoder's stride does not divide the views.
-    """
-    if any(name != "ct" for name in data.modality):
-        raise PlanError(
-            f"3DMedDINO's published views are a CT window in Hounsfield units; the channels are {data.modality}. "
-            "Use --preset default."
-        )
-    for size in (PUBLISHED_GLOBAL, PUBLISHED_LOCAL):
-        if any(side % stride for side, stride in zip(size, plan.total_stride, strict=True)):
-            raise PlanError(
-                f"3DMedDINO's published views of {size} voxels must be divisible by the encoder's total stride, which "
-                f"is {plan.total_stride}. Use --preset default, or make a plan for them with nnssl_plan_and_preprocess "
-                f"-d ID --for DINO3DTrainer --preset paper and pretrain with -p nnsslPlansDINO3DPaper."
-            )
-        plan.fit_view(limit=size, wanted=size)
-
-
 def _geometry(config: DINO3DConfig) -> Geometry:
     """Rotation, scaling and mirroring, each by its own switch."""
     chance = config.augmentation_probability
@@ -104,8 +88,7 @@ def _geometry(config: DINO3DConfig) -> Geometry:
 
 def window() -> Window:
     """HU from -1000 to 1000 as 0 to 1, without chance, as published."""
-    low, high = HOUNSFIELD
-    return Window(low=(low, low), high=(high, high), usual=HOUNSFIELD, jitter_probability=0.0)
+    return Window.fixed(HOUNSFIELD)
 
 
 def _intensity(config: DINO3DConfig) -> tuple[IntensityOp, ...]:

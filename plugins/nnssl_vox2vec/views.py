@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nnssl.errors import PlanError
 from nnssl.method import DataInfo, PlanInfo
 from nnssl.views.intensity import GaussianBlur, GaussianNoise, IntensityOp, OneOf, PercentileWindow, Sharpen, Window
+from nnssl.views.published import PublishedViews, plan_of_paper
 from nnssl.views.spec import WHOLE_CASE, IntegerCrop, Intensity, Size, Source, ViewGroup, ViewSpec
 
 if TYPE_CHECKING:
@@ -14,7 +15,12 @@ if TYPE_CHECKING:
 
 GROUP = "crops"
 PUBLISHED_SIZE: Size = (32, 128, 128)  # published as (128, 128, 32) in x y z
-PUBLISHED_SPACING_MM = (2.0, 1.0, 1.0)
+PUBLISHED = PublishedViews(
+    run="vox2vec",
+    sizes=(PUBLISHED_SIZE,),
+    spacing_mm=(2.0, 1.0, 1.0),
+    other_plan=plan_of_paper("Vox2VecTrainer", "Vox2VecPaper"),
+)
 
 
 def view_spec(config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec:
@@ -29,7 +35,10 @@ def view_spec(config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec
             f"{data.modality} and method.values is {config.values}. Use --set method.network=plan, which takes any."
         )
     if config.published_views:
-        size = _published_size(config, plan, data)
+        PUBLISHED.check(plan, data)
+        if config.values != "raw":
+            raise PlanError("vox2vec's published views are of raw values. Use --set method.values=raw.")
+        size = PUBLISHED_SIZE
     else:
         size = plan.fit_view(limit=data.shape_quantiles[10], most_voxels=config.view_voxels)
     group = ViewGroup(
@@ -46,30 +55,6 @@ def view_spec(config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec
 def usual_window(config: Vox2VecConfig, modality: tuple[str, ...]) -> IntensityOp:
     """The window without chance, to [0, 1]: what the network sees outside of training."""
     return _window(config, modality, chance=0.0)
-
-
-def _published_size(config: Vox2VecConfig, plan: PlanInfo, data: DataInfo) -> Size:
-    """32 x 128 x 128 voxels of 2 x 1 x 1 mm, refused where they would not be what was published."""
-    advice = (
-        "Use --preset default, or make the published plan with nnssl_plan_and_preprocess -d ID --for Vox2VecTrainer "
-        "--preset paper and pretrain with -p nnsslPlansVox2VecPaper."
-    )
-    if not in_hounsfield(config, data.modality):
-        raise PlanError(
-            f"vox2vec's published views are CT in Hounsfield units; the channels are {data.modality} and "
-            f"method.values is {config.values}. Use --preset default."
-        )
-    if any(abs(a - b) > 0.05 for a, b in zip(plan.spacing_mm, PUBLISHED_SPACING_MM, strict=True)):
-        raise PlanError(
-            f"vox2vec's published views have voxels of {PUBLISHED_SPACING_MM} mm (D H W); the plan's are "
-            f"{plan.spacing_mm} mm. {advice}"
-        )
-    if any(side % stride for side, stride in zip(PUBLISHED_SIZE, plan.total_stride, strict=True)):
-        raise PlanError(
-            f"vox2vec's published views of {PUBLISHED_SIZE} voxels must be divisible by the network's total stride, "
-            f"which is {plan.total_stride}. {advice}"
-        )
-    return plan.fit_view(limit=PUBLISHED_SIZE, wanted=PUBLISHED_SIZE)
 
 
 def _intensity(config: Vox2VecConfig, data: DataInfo) -> tuple[IntensityOp, ...]:

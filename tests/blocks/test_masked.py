@@ -60,6 +60,6 @@ def test_flat_views_are_parted_again_by_chunk() -> None:
 
 
 def test_temperature_warms_up_linearly_and_a_short_warm_up_is_none() -> None:
-    assert [warmed_up(e, first=0.04, last=0.07, epochs=4) for e in (0, 3, 9)] == [0.04, 0.07, 0.07]
-    assert warmed_up(1, first=0.04, last=0.07, epochs=4) == pytest.approx(0.05)
-    assert [warmed_up(0, first=0.04, last=0.07, epochs=epochs) for epochs in (0, 1)] == [0.07, 0.07]
+    assert [warmed_up(e, (0.04, 0.07), epochs=4) for e in (0, 3, 9)] == [0.04, 0.07, 0.07]
+    assert warmed_up(1, (0.04, 0.07), epochs=4) == pytest.approx(0.05)
+    assert [warmed_up(0, (0.04, 0.07), epochs=epochs) for epochs in (0, 1)] == [0.07, 0.07]

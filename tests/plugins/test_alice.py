@@ -524,7 +524,7 @@ def test_wrong_numbers_are_refused() -> None:
 def test_published_views_are_refused_with_the_reason() -> None:
     config = AliceTrainer.presets["paper"].method
     for plan, sentence in (
-        ({"modality": "t1"}, "CT windows in Hounsfield units; the channels are"),
+        ({"modality": "t1"}, "CT in Hounsfield units; the channels are"),
         (
             {"features": (4,) * 8, "patch_size": (128,) * 3, "case_shape": (200,) * 3},
             "divisible by the encoder's total",

@@ -384,7 +384,7 @@ def test_the_paper_preset_has_the_published_heads_and_refuses_other_plans() -> N
         strides.append(tuple(int(side) for side in total))
     assert [strides[stages[0]] for stages in choose_stages(strides)] == [(2, 2, 2), (4, 16, 16)]
     networks = small_networks()
-    with pytest.raises(PlanError, match="2 mm"):
+    with pytest.raises(PlanError, match=r"voxels of \(2.0, 2.0, 2.0\) mm"):
         AnatEmbed.views(paper.method, networks.plan, networks.data)
     with pytest.raises(PlanError, match="Hounsfield"):
         AnatEmbed.views(paper.method, networks.plan, small_networks(modality="t1").data)

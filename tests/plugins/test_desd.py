@@ -274,7 +274,7 @@ def test_paper_views_are_refused_with_the_reason(networks: dict[str, Any], sente
 def test_paper_views_are_refused_on_other_voxels() -> None:
     world = small_networks()
     object.__setattr__(world.plan, "spacing_mm", (3.0, 1.0, 1.0))
-    with pytest.raises(PlanError, match=r"voxels of 1 mm; the plan's are \(3.0, 1.0, 1.0\)"):
+    with pytest.raises(PlanError, match=r"voxels of \(1.0, 1.0, 1.0\) mm \(D H W\); the plan's are \(3.0, 1.0, 1.0\)"):
         DeSD.views(DeSDTrainer.presets["paper"].method, world.plan, world.data)
 
 

@@ -390,7 +390,7 @@ def test_published_views_are_refused_with_the_reason() -> None:
             Vox2Vec.views(config, networks.plan, networks.data)
     object.__setattr__(networks.plan, "spacing_mm", (2.0, 1.0, 1.0))
     object.__setattr__(networks.plan, "strides", ((1, 1, 1), (64, 64, 64)))
-    with pytest.raises(PlanError, match=r"divisible by the network's total stride, which is \(64, 64, 64\)"):
+    with pytest.raises(PlanError, match=r"divisible by the encoder's total stride, which is \(64, 64, 64\)"):
         Vox2Vec.views(config, networks.plan, networks.data)
 
 

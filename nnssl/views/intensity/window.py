@@ -29,6 +29,12 @@ class Window(IntensityOp):
     usual: Range
     jitter_probability: float = field(default=1.0, kw_only=True)
 
+    @classmethod
+    def fixed(cls, ends: Range) -> Window:
+        """The window from `ends[0]` to `ends[1]` without chance: what a network sees outside of training too."""
+        low, high = ends
+        return cls((low, low), (high, high), ends, jitter_probability=0.0)
+
     def __post_init__(self) -> None:
         check_range("Window", "low", self.low)
         check_range("Window", "high", self.high)

@@ -37,6 +37,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        """(R*B, ...) of every rank's (B, ...) `x`, in rank order."""
         parts = [torch.empty_like(x) for _ in range(world_size())]
         dist.all_gather(parts, x)
         ctx.first, ctx.count = rank() * len(x), len(x)
@@ -44,6 +45,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """(B, ...) the sum over ranks of their gradients of this rank's rows."""
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total.narrow(0, ctx.first, ctx.count)

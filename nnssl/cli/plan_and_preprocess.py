@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
 
     def body() -> int:
+        """Everything that may fail in words: `_common.run` prints them."""
         _check(arguments)
         _common.apply_workspace(arguments)
         return _run(arguments)

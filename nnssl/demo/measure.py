@@ -57,6 +57,7 @@ def load_case(folder: Path, case: str) -> LabelledCase:
     """A case as nnU-Net preprocessed it."""
 
     def whole(path: Path) -> Any:
+        """(C, D, H, W) all voxels of a stored array."""
         shape, _ = read_header(path)
         return read_box(path, (0, 0, 0), shape[1:])
 

@@ -128,14 +128,17 @@ def _organs(rng: np.random.Generator, contrast_hu: float) -> list[Organ]:
     """The organs of one subject in painting order: bowel first, spine last."""
 
     def place(z: float, y: float, x: float) -> tuple[float, float, float]:
+        """A centre in mm, off by some 5 mm an axis."""
         dz, dy, dx = rng.normal(0, 5, 3)
         return (z + dz, y + dy, x + dx)
 
     def grow(z: float, y: float, x: float) -> tuple[float, float, float]:
+        """Radii in mm, larger or smaller by some 8 % an axis and at most a quarter."""
         gz, gy, gx = rng.normal(1, 0.08, 3).clip(0.8, 1.25)
         return (z * gz, y * gy, x * gx)
 
     def hu(value: float, share: float) -> float:
+        """Mean HU of an organ that takes up `share` of the contrast agent; subjects differ by some 8 HU."""
         return float(value + share * contrast_hu + rng.normal(0, 8))
 
     organs = [

@@ -148,6 +148,7 @@ def _cell(found: Mapping[str, Any]) -> str:
 
 def _picture(report: Mapping[str, Any]) -> Comparison:
     def point(found: Mapping[str, Any]) -> tuple[float, float, float]:
+        """Mean, and both ends of its interval."""
         return found["mean"], found["low"], found["high"]
 
     return Comparison(

@@ -35,14 +35,17 @@ class Paths:
 
     @property
     def raw(self) -> Path:
+        """nnU-Net's folder of raw data sets."""
         return self.root / "nnUNet_raw"
 
     @property
     def preprocessed(self) -> Path:
+        """nnU-Net's folder of preprocessed data sets."""
         return self.root / "nnUNet_preprocessed"
 
     @property
     def schedule(self) -> Path:
+        """The fine-tuning schedule that all trainings read."""
         return self.root / "finetuning.json"
 
     def results(self, arm: str) -> Path:
@@ -50,10 +53,12 @@ class Paths:
         return self.root / ("nnUNet_results" if arm == "pretrained" else "nnUNet_results_scratch")
 
     def weights(self, cohort: Cohort, trainer: str) -> Path:
+        """What the pretraining hands to `-pretrained_weights`; its run lies around it."""
         run = f"{trainer}__nnsslPlans__{CONFIGURATION}"
         return self.results("pretrained") / cohort.pretraining / run / "fold_all" / "checkpoint_final.pth"
 
     def fold(self, cohort: Cohort, arm: str, fold: int) -> Path:
+        """Where nnU-Net writes the fine-tuning of one arm on one fold."""
         return self.results(arm) / cohort.target / f"{FINETUNER}__{NAME}__{CONFIGURATION}" / f"fold_{fold}"
 
 

@@ -167,6 +167,11 @@ def _subject_rule(splits: Mapping[str, Any], subjects: Mapping[str, str]) -> Cal
         raise DataError(f"subject_of_case in splits.json must map cases to subjects, or say (id+1)//2; it is {rule!r}.")
 
     def paired(case: str) -> str:
+        """The subject of a case whose name ends in its id.
+
+        Raises:
+            DataError: it does not.
+        """
         number = re.search(r"(\d+)$", case)
         if number is None:
             raise DataError(

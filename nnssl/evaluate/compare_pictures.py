@@ -115,6 +115,7 @@ def _row(
     axis, index, box, (height, width) = choose_slice(truth, list(predictions.values()), spacing)
 
     def cut(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """(h, w) the shown part of the chosen slice of a (D, H, W) volume."""
         slice_of: npt.NDArray[Any] = volume.take(index, axis=axis)
         return slice_of[box]
 

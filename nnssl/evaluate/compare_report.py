@@ -208,6 +208,7 @@ def _gaps(found: Mapping[tuple[str, str], Runs], comparison: Comparison, target:
     dice = {key: _whole(_tables(one, target)["dice"], target) for key, one in found.items()}
 
     def best(labels: str) -> npt.NDArray[np.float64]:
+        """Dice of the better control with so many labels, as `dice` has it."""
         means = {arm: float(mean(dice[labels, arm])) for arm in comparison.arms}
         return dice[labels, better_control(means)]
 

@@ -102,10 +102,12 @@ def seconds_per_step(target: Target, device: str, *, threads: int) -> tuple[floa
         batch = torch.zeros(size, target.channels, *target.chosen["patch_size"], device=device)
 
         def train() -> None:
+            """Forward and backward of one batch."""
             outputs: Sequence[Any] = network(batch)
             sum((output.float().mean() for output in outputs), torch.zeros((), device=device)).backward()
 
         def answer() -> None:
+            """Forward of what inference hands over at a time, without gradient."""
             with torch.no_grad():
                 network(batch if device == "cpu" else batch[:1])  # the trainer's windows go in pairs on the CPU
 
@@ -137,6 +139,7 @@ def windows(training: Training, target: Target, *, test_cases: int) -> int:
     sides = target.chosen.get("median_image_size_in_voxels", patch)
 
     def of_case(step: float) -> int:
+        """Windows that cover a median case, `step` of a patch apart."""
         return math.prod(max(1, math.ceil((side - p) / (p * step)) + 1) for side, p in zip(sides, patch, strict=True))
 
     measured = min(training.schedule.curve_cases, test_cases) * (training.schedule.epochs + 1)

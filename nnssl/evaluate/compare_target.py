@@ -114,6 +114,7 @@ def absent_classes(target: Target, request: Request, home: Path) -> list[str]:
     known: dict[str, frozenset[int]] = {}
 
     def values(case: str) -> frozenset[int]:
+        """Labels that occur in a case; its map is read once."""
         if case not in known:
             found, _ = read_labels(home / "gt_segmentations" / f"{case}{ending}", reader)
             known[case] = frozenset(int(value) for value in set(found.ravel().tolist()))

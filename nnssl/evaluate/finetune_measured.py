@@ -47,18 +47,21 @@ class NnsslMeasuredFinetune(NnsslFinetuneWarmup):
     ANY_SCHEDULE = True
 
     def on_train_start(self) -> None:
+        """Begin, and measure where the training stands unless that is on record already."""
         super().on_train_start()
         points = self._points()
         if not points or points[-1]["iteration"] < self.iteration:  # a kill between checkpoint and measurement
             self._record()
 
     def on_train_epoch_start(self) -> None:
+        """Seed all generators anew, so that a training that was continued draws what it would have drawn."""
         super().on_train_epoch_start()
         if self.iteration:
             self._seed_epoch()
         self._epoch_began = time.monotonic()
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Add the epoch's iterations and seconds to the file of times, which a continued training goes on with."""
         super().on_train_epoch_end(train_outputs)
         path = Path(self.output_folder) / TIMING
         before = json.loads(path.read_text()) if self.current_epoch and path.is_file() else {}
@@ -86,6 +89,7 @@ class NnsslMeasuredFinetune(NnsslFinetuneWarmup):
             super().save_checkpoint(str(temporary))
 
     def on_epoch_end(self) -> None:
+        """Measure after every epoch, once its checkpoint is there."""
         super().on_epoch_end()
         self._record()
 

@@ -35,9 +35,11 @@ class _Scheduler:
         self.optimizer, self.schedule = optimizer, schedule
 
     def step(self, epoch: int) -> None:
+        """Set the rate of an epoch's first iteration."""
         self.at(epoch * self.schedule.iterations_per_epoch)
 
     def at(self, iteration: int) -> None:
+        """Set the rate of an iteration, counted from 0 over the whole training."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate(iteration)
 
@@ -117,6 +119,12 @@ class NnsslFinetuneWarmup(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net ships
         return encoder
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, _Scheduler]:
+        """The schedule's optimizer, with the encoder at rest where the schedule begins so.
+
+        Raises:
+            RecipeError: data-parallel training of a schedule with two phases.
+            PlanError: the network has no `encoder` to rest.
+        """
         if self.is_ddp and self.schedule.first_phase:
             raise RecipeError(
                 f"{self.schedule.schedule} lets the encoder learn later, which torch's data-parallel wrapper cannot "
@@ -143,6 +151,7 @@ class NnsslFinetuneWarmup(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net ships
             encoder.eval()  # running statistics of a batch normalisation rest as well
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
+        """nnU-Net's, but no axis is mirrored, in training or inference, where the schedule says so."""
         rotation, dummy_2d, initial_patch_size, axes = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )
@@ -151,26 +160,31 @@ class NnsslFinetuneWarmup(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net ships
         return rotation, dummy_2d, initial_patch_size, axes
 
     def on_train_start(self) -> None:
+        """Seed, begin, and write the schedule beside the weights."""
         self.seed()
         super().on_train_start()
         if self.local_rank == 0:
             self.schedule.save(Path(self.output_folder) / SETTINGS)
 
     def on_train_epoch_start(self) -> None:
+        """Let the encoder rest or learn, as the schedule has it for this epoch."""
         super().on_train_epoch_start()
         self._enter(epoch=self.current_epoch)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's, at the learning rate of this very iteration."""
         self.lr_scheduler.at(self.iteration)
         self.iteration += 1
         outputs: dict[str, Any] = super().train_step(batch)
         return outputs
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+        """nnU-Net's; iterations go on from the whole epochs done."""
         super().load_checkpoint(filename_or_checkpoint)
         self.iteration = self.current_epoch * self.schedule.iterations_per_epoch
 
     def on_train_end(self) -> None:
+        """End, and name the stock trainer in the checkpoints: `nnUNetv2_predict` needs no class of ours then."""
         super().on_train_end()
         unchanged = type(self).build_network_architecture is nnUNetTrainer.build_network_architecture
         if self.local_rank == 0 and unchanged:

@@ -76,6 +76,7 @@ def fit(drawn: Sequence[Drawn], *, weight_decay: float, iterations: int) -> tupl
     optimizer = torch.optim.LBFGS((weight, bias), max_iter=iterations, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
+        """The penalised loss over all vectors, with its gradient: what L-BFGS asks for again and again."""
         optimizer.zero_grad()
         loss = F.cross_entropy(F.linear(standard, weight, bias), targets, weight=share)
         loss = loss + weight_decay / 2 * weight.square().sum()

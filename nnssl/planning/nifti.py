@@ -229,6 +229,7 @@ def _voxel_bytes(
     filled, position = 0, 0
 
     def take(block: bytes) -> None:
+        """Copy the part of a block of the file that holds voxels and is still needed."""
         nonlocal filled, position
         fresh = memoryview(block)[max(0, offset - position) :][: size - filled]
         buffer[filled : filled + len(fresh)] = np.frombuffer(fresh, np.uint8)

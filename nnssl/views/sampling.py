@@ -62,10 +62,12 @@ def _blend(voxels: Tensor, corner: Tensor, weights: Sequence[Tensor], extent: Se
     """
 
     def row(offset: int) -> Tensor:
+        """Values on the edge that begins `offset` voxels after the first corner."""
         first, second = (_gather(voxels[offset + end :], corner, weights[2]) for end in (0, 1))
         return _between(first, second, weights[2])
 
     def plane(offset: int) -> Tensor:
+        """Values on the face that begins there."""
         return _between(row(offset), row(offset + extent[2]), weights[1])
 
     return _between(plane(0), plane(extent[1] * extent[2]), weights[0])

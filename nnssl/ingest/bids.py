@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nnssl.ingest.names import label_by_name, shown, stem
@@ -22,26 +22,22 @@ def is_bids(folder: Path) -> bool:
     )
 
 
-def bids_scans(files: Sequence[Path], root: Path) -> list[Scan]:
-    """Scans of the image files of a BIDS tree; the suffix is the modality.
+def bids_scans(files: Sequence[Path], root: Path) -> Iterator[Scan]:
+    """Scans of the image files of a subject in a BIDS tree; the suffix is the modality.
 
     Args:
         files: images anywhere below sub-*.
         root: the source.
     """
-    scans = []
     for file in sorted(files):
         name = stem(file)
         entities = dict(_ENTITY.findall(name))
         path = dict(_ENTITY.findall(file.parent.as_posix().replace("/", "_")))
-        scans.append(
-            Scan(
-                parts=(Part(files=(file,), modality=name.rpartition("_")[2]),),
-                shown=shown(file, root),
-                name=name,
-                subject=entities.get("sub") or path.get("sub") or name,
-                session=entities.get("ses") or path.get("ses") or "",
-                refused=label_by_name(file),
-            )
+        yield Scan(
+            parts=(Part(files=(file,), modality=name.rpartition("_")[2]),),
+            shown=shown(file, root),
+            name=name,
+            subject=entities.get("sub") or path.get("sub") or name,
+            session=entities.get("ses") or path.get("ses") or "",
+            refused=label_by_name(file),
         )
-    return scans

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from nnssl.ingest.ledger import Record
+from nnssl.ingest.record import Record
 
 _ENOUGH = 8  # scans from which on one can be said to differ from the others
 _FAR = 6.0  # robust standard deviations
 _MAD_TO_STD = 1.4826  # for normally distributed values
 _SMALL_MM, _SMALL_VOXELS, _THICK_MM = 30.0, 8, 8.0
 _BODY_MM, _CELL_MM = 2500.0, 0.05  # longer than any patient; finer than any scanner of patients
-Refuse = Callable[[Record, str, str], None]
+Taken = Callable[[], Iterable[tuple[str, Record]]]  # walks over the cases anew; only one is in memory
+Put = Callable[[str, Record], None]
+Refuse = Callable[[str, Record, str, str], None]
 
 
 def family(record: Record) -> str:
@@ -26,92 +29,113 @@ def family(record: Record) -> str:
     return record.looks_like
 
 
-def channel_names(records: Sequence[Record], given: Sequence[str]) -> dict[str, str]:
+def channel_names(taken: Taken, given: Sequence[str]) -> dict[str, str]:
     """dataset.json's channel_names: as given, as the sources agree on, "CT" or "image"; mixtures get a neutral name.
 
     Args:
-        records: taken scans.
+        taken: the cases.
         given: by the user, one a channel; may be empty.
     """
-    count = Counter(len(record.channels) for record in records).most_common(1)[0][0] if records else 1
     if given:
         return {str(channel): name for channel, name in enumerate(given)}
-    families = {family(record) for record in records}
+    counts: Counter[int] = Counter()
+    families: set[str] = set()
+    said: dict[int, set[str]] = {}
+    for _, record in taken():
+        counts[len(record.channels)] += 1
+        families.add(family(record))
+        for channel, name in enumerate(record.modality):
+            said.setdefault(channel, set()).add(name)
+    count = counts.most_common(1)[0][0] if counts else 1
     names = {}
     for channel in range(count):
-        said = {record.modality[channel] for record in records if len(record.modality) > channel}
+        own = said.get(channel, set())
         if families == {"ct"}:
             names[str(channel)] = "CT"
-        elif len(said) == 1 and "" not in said and families != {"ct", "other"}:
-            names[str(channel)] = said.pop()
+        elif len(own) == 1 and "" not in own and families != {"ct", "other"}:
+            names[str(channel)] = own.pop()
         else:
             names[str(channel)] = "image" if count == 1 else f"image{channel}"
     return names
 
 
-def refuse_minority(records: Sequence[Record], fixed: str, accepted: Collection[str], refuse: Refuse) -> None:
+def refuse_minority(taken: Taken, put: Put, fixed: str, accepted: Collection[str], refuse: Refuse) -> None:
     """CT and other scans are not normalised alike: the smaller group is refused, and so are other channel counts.
 
     Args:
-        records: taken scans.
+        taken: the cases.
+        put: keeps a record that was changed.
         fixed: "ct" or "other" where an earlier run or the user decided; else empty.
         accepted: names of reasons.
-        refuse: takes a record, a reason and a sentence.
+        refuse: takes a key, a record, a reason and a sentence.
     """
-    counts = Counter(len(record.channels) for record in records)
-    for record in records:
-        most = counts.most_common(1)[0][0]
+    groups = Counter((len(record.channels), family(record)) for _, record in taken())
+    counts: Counter[int] = Counter()
+    for (channels, _), number in groups.items():
+        counts[channels] += number
+    if not counts:
+        return
+    most = counts.most_common(1)[0][0]
+    families = Counter({kind: number for (channels, kind), number in groups.items() if channels == most})
+    wanted = fixed or families.most_common(1)[0][0]
+    for key, record in taken():
+        found = family(record)
         if len(record.channels) != most:
             sentence = f"it has {len(record.channels)} channels, most of the others have {most}"
-            refuse(record, "missing_channel", sentence)
-    left = [record for record in records if record.status == "taken"]
-    families = Counter(family(record) for record in left)
-    wanted = fixed or (families.most_common(1)[0][0] if families else "")
-    for record in left:
-        found = family(record)
-        if found == wanted:
-            continue
-        if "other_modality" in accepted:
+            refuse(key, record, "missing_channel", sentence)
+        elif found != wanted and "other_modality" in accepted:
             record.accepted = sorted({*record.accepted, "other_modality"})
-            continue
-        what = {"ct": "a CT", "other": "no CT"}
-        how = "" if any(record.modality) else ", going by its values"
-        sentence = f"it is {what[found]}{how}, while the others are {'CTs' if wanted == 'ct' else 'none'}"
-        refuse(record, "other_modality", f"{sentence}; put it into a data set of its own")
+            put(key, record)
+        elif found != wanted:
+            what = {"ct": "a CT", "other": "no CT"}
+            how = "" if any(record.modality) else ", going by its values"
+            sentence = f"it is {what[found]}{how}, while the others are {'CTs' if wanted == 'ct' else 'none'}"
+            refuse(key, record, "other_modality", f"{sentence}; put it into a data set of its own")
 
 
-def refuse_duplicates(records: Iterable[Record], accepted: Collection[str], refuse: Refuse) -> None:
-    """Scans with the voxels of an earlier one."""
-    first: dict[str, Record] = {}
-    for record in records:
-        if not record.content or record.status != "taken":
-            continue
-        other = first.setdefault(record.content, record)
-        if other is record:
-            continue
-        if "duplicate" in accepted or "duplicate" in record.accepted:
-            record.accepted = sorted({*record.accepted, "duplicate"})
-            record.suspicions["duplicate"] = f"it has the voxels of {other.case}"
-        else:
-            refuse(record, "duplicate", f"it has the voxels of {other.case} ({other.source})")
+def refuse_duplicates(
+    groups: Iterable[Sequence[tuple[str, Record]]], put: Put, accepted: Collection[str], refuse: Refuse
+) -> None:
+    """Scans with the voxels of an earlier one; `groups` holds cases with the same voxels, the earliest first."""
+    for (_, first), *others in groups:
+        for key, record in others:
+            if "duplicate" in accepted or "duplicate" in record.accepted:
+                record.accepted = sorted({*record.accepted, "duplicate"})
+                record.suspicions["duplicate"] = f"it has the voxels of {first.case}"
+                put(key, record)
+            else:
+                refuse(key, record, "duplicate", f"it has the voxels of {first.case} ({first.source})")
 
 
-def suspect(records: Sequence[Record]) -> None:
-    """Note what is odd and stops nothing: small, thick slices, outliers, another orientation than most."""
-    for record in records:
-        record.suspicions = {name: record.suspicions[name] for name in record.suspicions if name in _LASTING}
+def suspect(taken: Taken, put: Put) -> None:
+    """Note what is odd and stops nothing: small, thick slices, outliers, another orientation than most.
+
+    The first look takes a few numbers of every case, the second judges by them.
+    """
+    values = [array("d") for _ in _MEASURES]
+    lying: Counter[str] = Counter()
+    for _, record in taken():
+        for (_, _, value), numbers in zip(_MEASURES, values, strict=True):
+            numbers.append(value(record.channels[0]))
+        lying[record.channels[0]["orientation"]] += 1
+    enough = lying.total() >= _ENOUGH
+    usual = lying.most_common(1)[0] if enough else ("", 0)
+    ranges = [_range(numbers) for numbers in values] if enough else []
+    for key, record in taken():
+        before = dict(record.suspicions)
+        record.suspicions = {name: before[name] for name in before if name in _LASTING}
         for channel in record.channels:
             _alone(record, channel)
-    if len(records) < _ENOUGH:
-        return
-    lying = Counter(record.channels[0]["orientation"] for record in records if record.channels)
-    usual, count = lying.most_common(1)[0]
-    for record in records:
-        found = record.channels[0]["orientation"] if record.channels else usual
-        if found != usual and count > 0.8 * len(records):
-            record.suspicions["orientation"] = f"its axes run {found}, those of {count} others {usual}"
-    for name, unit, value in _MEASURES:
-        _outliers(records, name, unit, value)
+        found = record.channels[0]["orientation"]
+        if found != usual[0] and usual[1] > 0.8 * lying.total():
+            record.suspicions["orientation"] = f"its axes run {found}, those of {usual[1]} others {usual[0]}"
+        for (name, unit, value), (middle, far) in zip(_MEASURES, ranges, strict=False):
+            number = value(record.channels[0])
+            if abs(number - middle) > far:
+                what = f"{name} {number:.4g} {unit}".rstrip()
+                record.suspicions["outlier"] = f"{what}, the cohort's median is {middle:.4g}"
+        if record.suspicions != before:
+            put(key, record)
 
 
 _LASTING = ("duplicate", "elsewhere")
@@ -134,16 +158,10 @@ def _alone(record: Record, channel: dict[str, Any]) -> None:
         record.suspicions["thick_slices"] = f"voxels of {max(channel['spacing_mm']):.3g} mm"
 
 
-def _outliers(records: Sequence[Record], name: str, unit: str, value: Callable[[dict[str, Any]], float]) -> None:
-    values = np.array([value(record.channels[0]) for record in records if record.channels])
+def _range(numbers: array[float]) -> tuple[float, float]:
+    """The median of a cohort, and how far from it is too far."""
+    values = np.frombuffer(numbers, np.float64)
     middle = float(np.median(values))
     spread = _MAD_TO_STD * float(np.median(np.abs(values - middle)))
     least = 0.05 * abs(middle)  # a cohort of one scanner has no spread; a few per cent are no outlier there
-    for record in records:
-        if not record.channels:
-            continue
-        found = value(record.channels[0])
-        if abs(found - middle) > _FAR * max(spread, least, 1e-9):
-            record.suspicions["outlier"] = f"{name} {found:.4g} {unit}, the cohort's median is {middle:.4g}".replace(
-                " ,", ","
-            )
+    return middle, _FAR * max(spread, least, 1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nnssl.ingest.names import shown, stem
 from nnssl.ingest.scan import Part, Scan, refused
 from nnssl.planning.checks import Finding
 
+_LONGEST_LINE = 1 << 20
 _COLUMNS = {
     "path": ("path", "image", "image_path", "file", "filename", "filepath", "file_path"),
     "subject": ("subject", "subject_id", "patient", "patient_id", "participant_id"),
@@ -24,28 +26,25 @@ _COLUMNS = {
 }
 
 
-def csv_scans(file: Path, pseudonyms: Pseudonyms) -> list[Scan]:
+def csv_scans(file: Path, pseudonyms: Pseudonyms) -> Iterator[Scan]:
     """The rows of a table with commas, semicolons or tabs.
 
     Raises:
         DataError: it is no such table.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            delimiter = max(",;\t", key=stream.readline(_LONGEST_LINE).count)
+            stream.seek(0)
+            rows = csv.DictReader(stream, delimiter=delimiter)
+            columns = _columns(file, [name or "" for name in rows.fieldnames or []])
+            for row in rows:
+                values = {key: (row.get(name) or "").strip() for key, name in columns.items()}
+                yield from _row(values, file, pseudonyms)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} is not a text table ({error}). Save it as CSV in UTF-8.") from error
-    first = text.splitlines()[0] if text.strip() else ""
-    delimiter = max(",;\t", key=first.count)
-    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
-    columns = _columns(file, [name or "" for name in rows.fieldnames or []])
-    scans = []
-    try:
-        for row in rows:
-            values = {key: (row.get(name) or "").strip() for key, name in columns.items()}
-            scans += _row(values, file, pseudonyms)
     except csv.Error as error:
         raise DataError(f"{file} is not a table of one row a scan ({error}). Correct it.") from error
-    return scans
 
 
 def _columns(file: Path, names: list[str]) -> dict[str, str]:
@@ -69,7 +68,7 @@ def _row(values: dict[str, str], file: Path, pseudonyms: Pseudonyms) -> list[Sca
     modality = values.get("modality", "")
     if found.is_dir():
         files = sorted(each for each in found.rglob("*") if each.is_file() and is_dicom(each))
-        series = series_scans(files, file.parent, pseudonyms)
+        series = list(series_scans(files, file.parent, pseudonyms))
         if not series:
             return [refused(shown(found, file.parent), "unreadable", "the list names a folder without DICOM files")]
         return [_named(scan, values, held_out, modality) for scan in series]

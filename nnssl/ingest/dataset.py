@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nnssl.atomic import whole_file
-from nnssl.ingest.ledger import FOLDER, Record
+from nnssl.ingest.json_stream import Pairs, write_json
+from nnssl.ingest.ledger import FOLDER
+from nnssl.ingest.records import Records
 from nnssl.ingest.write import ENDING
 from nnssl.planning.cases import ACCEPTED
 
@@ -26,25 +28,24 @@ def description(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def write_description(folder: Path, taken: Sequence[Record], channels: Mapping[str, str]) -> None:
+def write_description(folder: Path, taken: Records, channels: Mapping[str, str]) -> None:
     """Write dataset.json; keys that somebody else put there stay."""
-    accepted = {record.case: record.accepted for record in taken if record.accepted}
-    content = {
-        **description(folder),
+    kept = {key: value for key, value in description(folder).items() if key not in ("subjects", ACCEPTED)}
+    content: dict[str, Any] = {
+        "labels": {"background": 0},
+        **kept,
         "channel_names": dict(channels),
         "numTraining": len(taken),
         "file_ending": ENDING,
-        "subjects": {record.case: record.subject for record in taken},
-        ACCEPTED: accepted,
+        "subjects": Pairs((record.case, record.subject) for record in taken),
     }
-    content.setdefault("labels", {"background": 0})
-    if not accepted:
-        del content[ACCEPTED]
-    with whole_file(folder / "dataset.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2))
+    if any(record.accepted for record in taken):
+        content[ACCEPTED] = Pairs((record.case, record.accepted) for record in taken if record.accepted)
+    with whole_file(folder / "dataset.json") as temporary, temporary.open("w", encoding="utf-8") as stream:
+        write_json(stream, content)
 
 
-def write_table(folder: Path, taken: Sequence[Record]) -> None:
+def write_table(folder: Path, taken: Records) -> None:
     """Write ingest/cases.csv: one row a case."""
     with whole_file(folder / FOLDER / TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         rows = csv.writer(stream)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from nnssl.ingest.identity import Pseudonyms, without
 from nnssl.ingest.names import shown
 from nnssl.ingest.scan import Part, Scan
+from nnssl.ingest.spool import Spool
 from nnssl.planning.checks import Finding
 
 _TAGS = [
@@ -20,6 +22,7 @@ _TAGS = [
     "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "NumberOfFrames", "TemporalPositionIdentifier",
     "AcquisitionNumber", "EchoNumbers", "AcquisitionTime", "DiffusionBValue", "SamplesPerPixel",
 ]  # fmt: skip
+_LISTS = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
 _SECRET = ("PatientID", "PatientName", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber")
 _NO_IMAGE = frozenset(
     [
@@ -52,36 +55,56 @@ _ENDINGS = (".dcm", ".ima", ".dicom")
 
 @dataclass(frozen=True)
 class Slice:
-    """The header of one file, as far as grouping needs it."""
+    """The header of one file, as far as grouping needs it.
+
+    Attributes:
+        file: where it is.
+        texts: {tag: its value as text}, of those that have one.
+        lists: {tag: numbers}, of `_LISTS` where they have as many as they should.
+    """
 
     file: Path
-    header: Any
+    texts: dict[str, str]
+    lists: dict[str, tuple[float, ...]]
 
     def text(self, name: str) -> str:
         """A tag as text; empty where there is none."""
-        value = self.header.get(name)
-        return "" if value is None else str(value)
+        return self.texts.get(name, "")
 
-    def numbers(self, name: str, count: int) -> tuple[float, ...] | None:
-        """A tag of so many numbers; None where there are others."""
-        value = self.header.get(name)
-        try:
-            found = tuple(float(each) for each in value) if value is not None else ()
-        except (TypeError, ValueError):
-            return None
-        return found if len(found) == count else None
+    def numbers(self, name: str) -> tuple[float, ...] | None:
+        """A tag of several numbers; None where there are others."""
+        return self.lists.get(name)
 
     @property
     def place_mm(self) -> float:
         """Where the slice lies along its normal."""
         x, y = self._axes()
         normal = (x[1] * y[2] - x[2] * y[1], x[2] * y[0] - x[0] * y[2], x[0] * y[1] - x[1] * y[0])
-        position = self.numbers("ImagePositionPatient", 3) or (0.0, 0.0, 0.0)
+        position = self.numbers("ImagePositionPatient") or (0.0, 0.0, 0.0)
         return sum(a * b for a, b in zip(normal, position, strict=True))
 
     def _axes(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        axes = self.numbers("ImageOrientationPatient", 6) or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+        axes = self.numbers("ImageOrientationPatient") or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
         return axes[:3], axes[3:]
+
+
+def _slice(file: Path, header: Any) -> Slice:
+    texts, lists = {}, {}
+    for name in _TAGS:
+        value = header.get(name)
+        if value is not None and (text := str(value)):
+            texts[name] = text
+        if name in _LISTS and (numbers := _numbers(value)) and len(numbers) == _LISTS[name]:
+            lists[name] = numbers
+    return Slice(file, texts, lists)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    try:
+        found = tuple(float(each) for each in value) if value is not None else ()
+    except (TypeError, ValueError):
+        return ()
+    return found if all(map(math.isfinite, found)) else ()
 
 
 def is_dicom(file: Path) -> bool:
@@ -94,59 +117,76 @@ def is_dicom(file: Path) -> bool:
     return start[128:] == b"DICM" or (len(start) > 8 and file.name.lower().endswith(_ENDINGS))
 
 
-def series_scans(files: Sequence[Path], root: Path, pseudonyms: Pseudonyms) -> list[Scan]:
-    """One scan for every volume in these files; those that are none are refused with their reason.
+class SeriesFinder:
+    """Makes one scan of every volume in DICOM files; those that are none are refused with their reason.
 
-    Names of patients and their numbers become pseudonyms, also in what is shown of paths.
+    Names of patients and their numbers become pseudonyms, also in what is shown of paths. Headers are put aside on
+    disk: only one series at a time is in memory.
 
     Args:
-        files: DICOM files of any patients, studies and series.
         root: the source.
         pseudonyms: keyed, so that later runs give the same ones.
     """
-    scans: list[Scan] = []
-    series: dict[tuple[Any, ...], list[list[Slice]]] = {}
-    for file in files:
-        found = _header(file, root)
+
+    def __init__(self, root: Path, pseudonyms: Pseudonyms) -> None:
+        self.root, self._pseudonyms = root, pseudonyms
+        self._slices: Spool[Slice] = Spool()
+
+    def add(self, file: Path) -> Scan | None:
+        """A file of any patient, study and series; what cannot be read at all is returned as refused."""
+        found = _header(file, self.root)
         if isinstance(found, Slice):
-            groups = series.setdefault(_series(found), [])
-            own = next((group for group in groups if _alike(group[0], found)), None)
-            if own is None:
-                groups.append([found])
-            else:
-                own.append(found)
-        elif found is not None:
-            scans.append(found)
-    for key in sorted(series, key=str):
-        for group in series[key]:
-            scans += _volumes(group, root, pseudonyms)
-    return scans
+            self._slices.add(repr(_series(found)), found)
+            return None
+        return found
+
+    def scans(self) -> Iterator[Scan]:
+        """The volumes of all files."""
+        for series in self._slices.groups():
+            alike: list[list[Slice]] = []
+            for each in series:
+                own = next((group for group in alike if _alike(group[0], each)), None)
+                if own is None:
+                    alike.append([each])
+                else:
+                    own.append(each)
+            for group in alike:
+                yield from _volumes(group, self.root, self._pseudonyms)
+
+
+def series_scans(files: Iterable[Path], root: Path, pseudonyms: Pseudonyms) -> Iterator[Scan]:
+    """The same for files that are known beforehand."""
+    finder = SeriesFinder(root, pseudonyms)
+    for file in files:
+        if scan := finder.add(file):
+            yield scan
+    yield from finder.scans()
 
 
 def _header(file: Path, root: Path) -> Slice | Scan | None:
     """What a file says of itself; None for a directory of DICOM files, which is no image and no fault."""
     import pydicom
 
+    if file.name.upper() == "DICOMDIR":
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
-            header.get("SOPClassUID"), [header.get(name) for name in _TAGS]
+            found = _slice(file, header)
     except Exception as error:  # a damaged header raises whatever its values meet in the library
         finding = Finding("damaged", f"its DICOM header cannot be read ({type(error).__name__})")
         return Scan(parts=(), shown=shown(file, root), name=file.stem, subject=file.stem, refused=finding)
-    if file.name.upper() == "DICOMDIR":
-        return None
-    if not header.get("SOPClassUID"):
+    if not found.text("SOPClassUID"):
         finding = Finding("damaged", "it has no DICOM header that says what it is")
         return Scan(parts=(), shown=shown(file, root), name=file.stem, subject=file.stem, refused=finding)
-    return Slice(file, header)
+    return found
 
 
 def _alike(one: Slice, other: Slice) -> bool:
     """Whether two slices have the same directions and pixel sizes, but for rounding."""
-    for tag, count in (("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
-        a, b = one.numbers(tag, count), other.numbers(tag, count)
+    for tag in ("ImageOrientationPatient", "PixelSpacing"):
+        a, b = one.numbers(tag), other.numbers(tag)
         if (a is None) != (b is None) or any(abs(x - y) > _ALIKE for x, y in zip(a or (), b or (), strict=True)):
             return False
     return True
@@ -200,8 +240,8 @@ def _no_volume(first: Slice) -> Finding | None:
         return Finding("multi_frame", f"one file holds {first.text('NumberOfFrames')[:8]} frames")
     if first.text("SamplesPerPixel") not in ("", "1"):
         return Finding("colour", f"it has {first.text('SamplesPerPixel')[:8]} numbers a pixel")
-    for tag, count in (("PixelSpacing", 2), ("ImageOrientationPatient", 6), ("ImagePositionPatient", 3)):
-        if first.numbers(tag, count) is None:
+    for tag in _LISTS:
+        if first.numbers(tag) is None:
             return Finding("no_spacing", f"its slices do not say where they lie ({tag} is missing)")
     return None
 
@@ -215,7 +255,7 @@ def _namer(first: Slice, root: Path, pseudonyms: Pseudonyms) -> Callable[..., Sc
 
     def make(slices: list[Slice], finding: Finding | None, notes: tuple[str, ...] = ()) -> Scan:
         """One volume of the series."""
-        turned = [round(each, 2) for each in slices[0].numbers("ImageOrientationPatient", 6) or ()]
+        turned = [round(each, 2) for each in slices[0].numbers("ImageOrientationPatient") or ()]
         geometry = [str(each) for each in (*_series(slices[0]), turned)]
         repeats = [slices[0].text(tag) for tag in _REPEATS] if any("told apart" in note for note in notes) else []
         series = pseudonyms.of(*geometry, *repeats, letter="", digits=6)

@@ -2,55 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from nnssl.errors import DataError
 from nnssl.ingest.describe import content_hash
-from nnssl.ingest.ledger import FILE, FOLDER, Record, open_ledger
+from nnssl.ingest.ledger import FILE, FOLDER, Ledger
+from nnssl.ingest.records import Records
 from nnssl.planning.nifti import read_nifti
 
 
-def note_leakage(raw: Path, own: str, records: Sequence[Record]) -> None:
-    """Add the suspicion "elsewhere" to records whose voxels another data set has too.
+def note_leakage(raw: Path, own: str, ledger: Ledger) -> None:
+    """Add the suspicion "elsewhere" to the cases of this run whose voxels another data set has too.
 
     Data sets that were ingested are compared by their ledgers; of others only images of the same size are read.
 
     Args:
         raw: nnU-Net's raw folder.
         own: this data set's name.
-        records: the new ones.
+        ledger: of this data set.
     """
-    wanted: dict[str, list[Record]] = {}
-    shapes = set()
-    for record in records:
-        shapes |= {tuple(channel["shape"]) for channel in record.channels}
-        for content in record.content.split(","):
-            wanted.setdefault(content, []).append(record)
-    if not wanted or not raw.is_dir():
+    others = [folder for folder in sorted(raw.glob("Dataset*")) if folder.name != own and folder.is_dir()]
+    if not others or not ledger.note_voxels():
         return
-    for folder in sorted(raw.glob("Dataset*")):
-        if folder.name == own or not folder.is_dir():
-            continue
-        for content, case in _contents(folder, shapes):
-            for record in wanted.get(content, ()):
-                record.suspicions["elsewhere"] = f"{folder.name} has the same voxels in {case}"
+    for folder in others:
+        for content, case in _contents(folder, ledger):
+            for key in ledger.same_voxels(content):
+                record = ledger.get(key)
+                if record is not None:
+                    record.suspicions["elsewhere"] = f"{folder.name} has the same voxels in {case}"
+                    ledger.put(key, record)
 
 
-def _contents(folder: Path, shapes: set[tuple[int, ...]]) -> Iterator[tuple[str, str]]:
-    if (folder / FOLDER / FILE).is_file():
+def _contents(folder: Path, ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """(hash, case) of what another data set holds."""
+    file = folder / FOLDER / FILE
+    if file.is_file():
         try:
-            records = open_ledger(folder).records.values()
-        except DataError:
-            return
-        for record in records:
-            if record.status == "taken":
+            for record in Records(file, status="taken"):
                 yield from ((content, record.case) for content in record.content.split(","))
-        return
-    for file in sorted(folder.glob("images*/*.nii.gz")):
-        if _shape(file) in shapes:
+        except sqlite3.DatabaseError:
+            pass  # damaged, or another ingest is writing it: its images are looked at
+        else:
+            return
+    for image in sorted(folder.glob("images*/*.nii.gz")):
+        if ledger.has_shape(_shape(image)):
             try:
-                yield content_hash(read_nifti(file).voxels), file.name
+                yield content_hash(read_nifti(image).voxels), image.name
             except (DataError, OSError):  # another data set's bad file is for its own planning to tell
                 continue
 

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnssl.errors import UsageError
 from nnssl.ingest.bids import OUTSIDE, bids_scans, is_bids
 from nnssl.ingest.csv_list import csv_scans
-from nnssl.ingest.dicom import is_dicom, series_scans
+from nnssl.ingest.dicom import SeriesFinder, is_dicom
 from nnssl.ingest.identity import Pseudonyms
-from nnssl.ingest.json_lists import list_kind, list_scans
-from nnssl.ingest.names import ending, is_image_folder, is_label_folder
+from nnssl.ingest.json_lists import list_scans, no_list
+from nnssl.ingest.names import ending, is_image_folder, is_label_folder, shown
 from nnssl.ingest.nnunet_task import is_task, task_scans
 from nnssl.ingest.plain import images_of_task, volumes
-from nnssl.ingest.png import Row, spacing_table, stack_scans
-from nnssl.ingest.scan import Found
+from nnssl.ingest.png import StackFinder
+from nnssl.ingest.record import printable
+from nnssl.ingest.scan import Found, Scan, refused
 
 FORMATS = ("auto", "folders", "dicom", "png", "bids", "nnunet", "list")
 _LIST = re.compile(r"(pretrain_data|datalist|data_list|dataset)\w*\.json", re.IGNORECASE)
+_ENDING = re.compile(r"\.[a-z][a-z0-9]{0,7}")
+Take = Callable[[Scan], None]
 
 
-def find(source: Path, *, form: str, pseudonyms: Pseudonyms) -> Found:
-    """All scans of one source.
+def find(source: Path, *, form: str, pseudonyms: Pseudonyms, take: Take) -> Found:
+    """Hand on all scans of one source, as they are found; in no order.
 
     Args:
         source: a folder, a table, a JSON list or one file.
         form: one of `FORMATS`; other than "auto", only that layout is looked for.
         pseudonyms: for DICOM.
+        take: called with every scan.
 
     Raises:
         UsageError: nothing is there, or not what `form` says.
@@ -36,13 +42,22 @@ def find(source: Path, *, form: str, pseudonyms: Pseudonyms) -> Found:
     """
     if not source.exists():
         raise UsageError(f"The source {source} is not there.")
-    search = _Search(root=source, form=form, pseudonyms=pseudonyms)
-    if source.is_file():
-        search.one_file(source)
-    else:
+    search = _Search(root=source, form=form, pseudonyms=pseudonyms, take=take)
+    if source.is_dir():
         search.folder(source)
+    else:
+        search.one_file(source)
     search.finish()
     return search.found
+
+
+@dataclass
+class _Inside:
+    """Names in a folder, sorted; hidden ones left out."""
+
+    folders: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    special: int = 0  # links that lead nowhere, pipes, devices: opening one may wait for ever
 
 
 @dataclass
@@ -50,116 +65,156 @@ class _Search:
     root: Path
     form: str
     pseudonyms: Pseudonyms
+    take: Take
     found: Found = field(default_factory=Found)
-    loose: list[Path] = field(default_factory=list)
-    dicom: list[Path] = field(default_factory=list)
-    pngs: list[Path] = field(default_factory=list)
-    tables: dict[str, Row] = field(default_factory=dict)
-    seen: set[tuple[int, int]] = field(default_factory=set)
+    seen: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.dicom = SeriesFinder(self.root, self.pseudonyms)
+        self.stacks = StackFinder(self.root)
 
     def wants(self, form: str) -> bool:
         """Whether this layout is looked for."""
         return self.form in ("auto", form)
 
+    def hand_on(self, layout: str, scans: Iterable[Scan]) -> None:
+        """Take in the scans of one layout."""
+        for scan in scans:
+            self.take(scan)
+            self.found.layouts[layout] += 1
+
     def one_file(self, file: Path) -> None:
         """A source that is a file: a list, or one volume."""
-        self.root = file.parent
+        self.root = self.dicom.root = self.stacks.root = file.parent
+        if not file.is_file():
+            raise UsageError(f"The source {file} is neither a folder nor a file.")
         if file.suffix.lower() in (".csv", ".tsv", ".txt"):
-            self.found.add("CSV", csv_scans(file, self.pseudonyms))
+            self.hand_on("CSV", csv_scans(file, self.pseudonyms))
         elif file.suffix.lower() == ".json":
-            self.found.add("JSON list", list_scans(file))
-        else:
-            self._file(file)
+            scans = list_scans(file)
+            if scans is None:
+                raise no_list(file)
+            self.hand_on("JSON list", scans)
+        elif not self._file(file.parent, file.name):
+            self.hand_on("volumes in folders", volumes(file.parent, [file.name], self.root))
 
     def folder(self, folder: Path) -> None:
         """Take in a folder: as the layout that begins here, or file by file."""
-        if self._been_at(folder):
+        inside = self._inside(folder)
+        if inside is None or self._as_layout(folder, inside):
             return
-        inside = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
-        if self._as_layout(folder, inside):
-            return
-        images = any(each.is_dir() and is_image_folder(each.name) for each in inside)
-        for each in inside:
-            if not each.is_dir():
-                self._file(each)
-            elif images and is_label_folder(each.name):
-                self.found.ignored["files of label folders"] += sum(file.is_file() for file in each.rglob("*"))
-            elif is_image_folder(each.name) and self.wants("nnunet") and not self._been_at(each):
-                self._images(each)
+        loose = [name for name in inside.files if not self._file(folder, name)]
+        self.hand_on("volumes in folders", volumes(folder, loose, self.root))
+        images = any(map(is_image_folder, inside.folders))
+        for name in inside.folders:
+            if images and is_label_folder(name):
+                self.found.ignored["files of label folders"] += _count(folder / name)
+            elif is_image_folder(name) and self.wants("nnunet"):
+                self._images(folder / name)
             else:
-                self.folder(each)
+                self.folder(folder / name)
 
     def finish(self) -> None:
-        """Group what lay about loose."""
-        if self.loose:
-            self.found.add("volumes in folders", volumes(self.loose, self.root))
-        if self.dicom:
-            self.found.add("DICOM series", series_scans(self.dicom, self.root, self.pseudonyms))
-        if self.pngs:
-            scans, rest = stack_scans(self.pngs, self.tables, self.root)
-            self.found.add("PNG stacks", scans)
-            if rest:
-                self.found.ignored["pictures that are no stack of slices"] += rest
+        """Group what lay about in many folders."""
+        self.hand_on("DICOM series", self.dicom.scans())
+        self.hand_on("PNG stacks", self.stacks.scans())
+        if self.stacks.rest:
+            self.found.ignored["pictures that are no stack of slices"] += self.stacks.rest
         self.found.layouts = +self.found.layouts
-        self.found.scans.sort(key=lambda scan: (scan.name, scan.shown))
 
-    def _as_layout(self, folder: Path, inside: list[Path]) -> bool:
+    def _inside(self, folder: Path) -> _Inside | None:
+        """What a folder holds; None for one that was seen, as links may lead in circles, or may not be opened."""
+        inside = _Inside()
+        try:
+            stat = folder.stat()
+            if (here := hash((stat.st_dev, stat.st_ino))) in self.seen:
+                return None
+            self.seen.add(here)
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        inside.folders.append(entry.name)
+                    elif entry.is_file():
+                        inside.files.append(entry.name)
+                    else:
+                        inside.special += 1
+        except OSError as error:
+            self._closed(error)
+            return None
+        if inside.special:
+            self.found.ignored["links that lead nowhere, pipes and devices"] += inside.special
+        inside.folders.sort()
+        inside.files.sort()
+        return inside
+
+    def _as_layout(self, folder: Path, inside: _Inside) -> bool:
         if self.wants("nnunet") and is_task(folder) and (scans := task_scans(folder, self.root)) is not None:
-            self.found.add("task folders", scans)
+            self.hand_on("task folders", scans)
             return True
         if self.wants("bids") and is_bids(folder):
-            self._bids(inside)
+            self._bids(folder, inside.folders)
             return True
-        for file in inside if self.wants("list") else []:
-            if _LIST.fullmatch(file.name) and file.is_file() and list_kind(file):
-                self.found.add("JSON list", list_scans(file))
+        for name in inside.files if self.wants("list") else []:
+            if _LIST.fullmatch(name) and (listed := list_scans(folder / name)) is not None:
+                self.hand_on("JSON list", listed)
                 return True
         return False
 
     def _images(self, folder: Path) -> None:
         """A folder of images: what lies in it directly are cases, each of a subject of its own."""
-        inside = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
-        files = [each for each in inside if ending(each) and each.is_file()]
-        if files:
-            self.found.add("image folders", images_of_task(folder, files, self.root))
-        for each in inside:
-            if each.is_dir():
-                self.folder(each)
-            elif not ending(each):
-                self._file(each)
+        inside = self._inside(folder)
+        if inside is None:
+            return
+        names = [name for name in inside.files if ending(Path(name)) or not self._file(folder, name)]
+        self.hand_on("image folders", images_of_task(folder, names, self.root))
+        for name in inside.folders:
+            self.folder(folder / name)
 
-    def _bids(self, inside: list[Path]) -> None:
-        subjects = [each for each in inside if each.is_dir() and each.name.startswith("sub-")]
-        files = [file for subject in subjects for file in _all(subject)]
-        self.found.add("BIDS", bids_scans(files, self.root))
-        others = sum(file.is_file() for subject in subjects for file in subject.rglob("*")) - len(files)
-        if others:
-            self.found.ignored["other files of BIDS subjects"] += others
-        for each in inside:
-            if each.is_dir() and each.name in OUTSIDE:
-                self.found.ignored[f"files of BIDS {each.name}"] += sum(file.is_file() for file in each.rglob("*"))
+    def _bids(self, folder: Path, inside: list[str]) -> None:
+        for name in inside:
+            if name in OUTSIDE:
+                self.found.ignored[f"files of BIDS {name}"] += _count(folder / name)
+            elif name.startswith("sub-"):
+                files = self._volumes_below(folder / name)
+                self.hand_on("BIDS", bids_scans(files, self.root))
+                if others := _count(folder / name) - len(files):
+                    self.found.ignored["other files of BIDS subjects"] += others
 
-    def _file(self, file: Path) -> None:
+    def _file(self, folder: Path, name: str) -> bool:
+        """Put a file where it belongs; False for a volume that is still to be taken in."""
+        file = folder / name
         kind = file.suffix.lower()
         if ending(file) and self.wants("folders"):
-            self.loose.append(file)
-        elif kind == ".png" and self.wants("png"):
-            self.pngs.append(file)
-        elif kind == ".csv" and self.wants("png") and (rows := spacing_table(file)):
-            self.tables.update(rows)
+            return False
+        if kind == ".png" and self.wants("png"):
+            self.stacks.add(file)
+        elif kind == ".csv" and self.wants("png") and self.stacks.add_table(file):
+            return True
         elif self.wants("dicom") and is_dicom(file):
-            self.dicom.append(file)
+            if scan := self.dicom.add(file):
+                self.hand_on("DICOM series", [scan])
         else:
-            self.found.ignored[f"files {kind or 'without an ending'}"] += 1
+            known = kind if _ENDING.fullmatch(kind) else "of other endings" if kind else "without an ending"
+            self.found.ignored[printable(f"files {known}")] += 1
+        return True
 
-    def _been_at(self, folder: Path) -> bool:
-        """Links may lead in circles, or to one folder twice."""
-        stat = folder.stat()
-        known = (stat.st_dev, stat.st_ino) in self.seen
-        self.seen.add((stat.st_dev, stat.st_ino))
-        return known
+    def _volumes_below(self, folder: Path) -> list[Path]:
+        """Every volume below a folder of one subject."""
+        return [
+            Path(above) / name
+            for above, _, files in os.walk(folder, onerror=self._closed)
+            for name in files
+            if not name.startswith(".") and ending(Path(name)) and (Path(above) / name).is_file()
+        ]
+
+    def _closed(self, error: OSError) -> None:
+        """A folder that may not be opened is told: what it holds is not in the data set."""
+        place = shown(Path(os.fsdecode(error.filename or self.root)), self.root)
+        why = f"the folder cannot be opened ({error.strerror}); what it holds is not known"
+        self.hand_on("folders that cannot be opened", [refused(place, "unreadable", why)])
 
 
-def _all(folder: Path) -> list[Path]:
-    """Every volume below a folder."""
-    return [file for file in sorted(folder.rglob("*")) if ending(file) and not file.name.startswith(".")]
+def _count(folder: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))

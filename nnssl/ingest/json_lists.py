@@ -16,31 +16,21 @@ from nnssl.planning.checks import Finding
 _LONGEST = 64 << 20  # bytes; a list of a million scans has about as many
 
 
-def list_kind(file: Path) -> str:
-    """ "monai", "pretrain_data", or "" for any other file."""
+def list_scans(file: Path) -> Iterator[Scan] | None:
+    """The scans of a JSON list; None for any other file."""
     content = _content(file)
     if isinstance(content, dict) and isinstance(content.get("datasets"), (dict, list)):
-        return "pretrain_data"
-    if isinstance(content, list):
-        content = {"training": content}
-    if not isinstance(content, dict):
-        return ""
-    first = [value[0] for value in content.values() if isinstance(value, list) and value]
-    return "monai" if any(isinstance(each, dict) and "image" in each for each in first) else ""
+        return _peers(file, content)
+    lists = {"training": content} if isinstance(content, list) else content
+    if not isinstance(lists, dict):
+        return None
+    first = [value[0] for value in lists.values() if isinstance(value, list) and value]
+    return _monai(file, lists) if any(isinstance(each, dict) and "image" in each for each in first) else None
 
 
-def list_scans(file: Path) -> list[Scan]:
-    """The scans of a JSON list.
-
-    Raises:
-        DataError: it is neither of the two.
-    """
-    kind = list_kind(file)
-    if kind == "pretrain_data":
-        return list(_peers(file, _content(file)))
-    if kind == "monai":
-        return list(_monai(file, _content(file)))
-    raise DataError(
+def no_list(file: Path) -> DataError:
+    """What to say of a source that is a JSON file and no list."""
+    return DataError(
         f'{file} is neither a MONAI data list ({{"training": [{{"image": path}}]}}) nor a pretrain_data.json '
         f'({{"datasets": ..}}). Correct it, or give the folder of the scans.'
     )
@@ -53,8 +43,7 @@ def _content(file: Path) -> Any:
         return None
 
 
-def _monai(file: Path, content: Any) -> Iterator[Scan]:
-    lists = content if isinstance(content, dict) else {"training": content}
+def _monai(file: Path, lists: dict[str, Any]) -> Iterator[Scan]:
     for split, entries in lists.items():
         for entry in entries if isinstance(entries, list) else []:
             images = entry.get("image") if isinstance(entry, dict) else entry

@@ -1,94 +1,102 @@
 """What an ingest remembers, so that the next one reads only what is new: one record a scan, kept beside the data set.
 
-Sources are known by keyed hashes of their paths: the file holds neither paths of the machine nor names of patients.
+It is a SQLite file: memory stays the same however many scans there are, and a killed run loses two seconds. Sources
+are known by keyed hashes of their paths: the file holds neither paths of the machine nor names of patients.
 """
 
 from __future__ import annotations
 
-import json
+import pickle
 import secrets
+import sqlite3
 import time
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
-from nnssl.atomic import whole_file
 from nnssl.errors import DataError
 from nnssl.ingest.identity import Pseudonyms
+from nnssl.ingest.record import Record, from_text, to_text
 from nnssl.ingest.scan import Scan
 
 FOLDER = "ingest"
-FILE = "ledger.json"
-_VERSION = 1
-_SHARE = 0.05  # of the time that writing it along the way may take
+FILE = "ledger.sqlite"
+_VERSION = "2"
+_SECONDS = 2.0  # between commits
+_AT_A_TIME = 200  # rows in memory
+_ABOUT = (
+    "Written by nnssl_ingest. Keep it to go on; delete it before you give the data set away: with its key, guesses of "
+    "patient numbers could be tested."
+)
+_TABLES = """
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS records (
+    key TEXT PRIMARY KEY, place INTEGER NOT NULL, now INTEGER NOT NULL, root TEXT NOT NULL, status TEXT NOT NULL,
+    reason TEXT NOT NULL, case_id TEXT NOT NULL, source TEXT NOT NULL, content TEXT NOT NULL, body TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS places ON records (place);
+CREATE INDEX IF NOT EXISTS cases ON records (case_id);
+CREATE INDEX IF NOT EXISTS contents ON records (content);
+CREATE TEMP TABLE found (key TEXT PRIMARY KEY, root TEXT, line BLOB, scan BLOB, task INTEGER DEFAULT 0);
+CREATE TEMP TABLE voxels (content TEXT, shape TEXT, key TEXT);
+CREATE INDEX temp.by_content ON voxels (content);
+CREATE INDEX temp.by_shape ON voxels (shape);
+"""
 
 
-@dataclass(kw_only=True)
-class Record:
-    """What became of one scan.
-
-    Attributes:
-        source: how the finder shows it.
-        root: which source it came from, hashed.
-        stamp: sizes and times of its files, hashed.
-        status: "pending", "taken" or "refused".
-        case: its name in the data set.
-        subject: who, as written.
-        session: when, as written.
-        split: as the source says.
-        modality: one a channel, as the source says.
-        looks_like: "ct" or "other", by its values.
-        reason: why it was refused; empty for others.
-        sentence: the reason in words.
-        notes: what was done to it, or is worth telling.
-        suspicions: {name: sentence}, which stop nothing.
-        accepted: reasons that spoke against it and were accepted.
-        linked: whether its files are links.
-        channels: from `describe`, one a channel.
-        content: hashes of its channels' voxels, with commas between.
-        picture: name of its picture in the ingest folder.
-    """
-
-    source: str
-    root: str
-    stamp: str
-    status: str = "pending"
-    case: str = ""
-    subject: str = ""
-    session: str = ""
-    split: str = ""
-    modality: list[str] = field(default_factory=list)
-    looks_like: str = ""
-    reason: str = ""
-    sentence: str = ""
-    notes: list[str] = field(default_factory=list)
-    suspicions: dict[str, str] = field(default_factory=dict)
-    accepted: list[str] = field(default_factory=list)
-    linked: bool = False
-    channels: list[dict[str, Any]] = field(default_factory=list)
-    content: str = ""
-    picture: str = ""
+_PRAGMAS = """
+PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -400; PRAGMA temp_store = FILE;
+PRAGMA secure_delete = ON; BEGIN EXCLUSIVE; COMMIT;
+PRAGMA temp.cache_size = -400;
+"""
 
 
-@dataclass(kw_only=True)
 class Ledger:
-    """All records of a data set.
+    """All records of a data set, and what this run found. One process at a time writes it.
 
     Attributes:
-        folder: DatasetXXX_Name/ingest.
+        file: where it lies.
         key: of the pseudonyms; whoever has it can test guesses of paths and patient numbers.
-        records: {key of the scan: record}.
+        pseudonyms: names of patients in this data set.
     """
 
-    folder: Path
-    key: bytes
-    records: dict[str, Record] = field(default_factory=dict)
-    _next: float = 0.0
+    def __init__(self, file: Path, connection: sqlite3.Connection) -> None:
+        self.file = file
+        self._db = connection
+        self._db.executescript(_TABLES)
+        self._db.execute("BEGIN")
+        self._db.execute("UPDATE records SET now = 0 WHERE now")
+        key = self._one("SELECT value FROM about WHERE name = 'key'") or secrets.token_hex(16)
+        for name, value in (("key", key), ("version", _VERSION), ("about", _ABOUT)):
+            self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (name, value))
+        self.key = bytes.fromhex(key)
+        self.pseudonyms = Pseudonyms(self.key)
+        self._place = int(self._one("SELECT max(place) FROM records") or 0)
+        self._next = time.monotonic() + _SECONDS
 
-    @property
-    def pseudonyms(self) -> Pseudonyms:
-        """Names of patients in this data set."""
-        return Pseudonyms(self.key)
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """What is known is kept, also when the run ends early."""
+        self.commit()
+        self._db.close()
+
+    def _one(self, query: str, values: Sequence[object] = ()) -> str | None:
+        row = self._db.execute(query, values).fetchone()
+        return None if row is None or row[0] is None else str(row[0])
+
+    def commit(self) -> None:
+        """Put everything on the disk."""
+        self._db.execute("COMMIT")
+        self._db.execute("BEGIN")
+        self._next = time.monotonic() + _SECONDS
+
+    def commit_sometimes(self) -> None:
+        """The same, when the last time was a while ago."""
+        if time.monotonic() >= self._next:
+            self.commit()
 
     def key_of(self, scan: Scan) -> str:
         """Knows a scan again: by its files, and which of their volumes."""
@@ -96,62 +104,195 @@ class Ledger:
         reason = scan.refused.reason if scan.refused and not places else ""
         return self.pseudonyms.digest("scan", *sorted(places) or [scan.shown, reason])[:32]
 
-    def save(self) -> None:
-        """Write the file."""
-        started = time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        content = {
-            "version": _VERSION,
-            "about": "Written by nnssl_ingest. Keep it to go on; delete it before you give the data set away: with its "
-            "key, guesses of patient numbers could be tested.",
-            "key": self.key.hex(),
-            "records": {key: vars(record) for key, record in self.records.items()},
-        }
-        with whole_file(self.folder / FILE) as temporary:
-            temporary.write_text(json.dumps(content, separators=(",", ":")))
-        ended = time.monotonic()
-        self._next = ended + (ended - started) / _SHARE
+    # what was found now
 
-    def save_sometimes(self) -> None:
-        """Write the file if writing has not cost too much of the time so far."""
-        if time.monotonic() >= self._next:
-            self.save()
+    def add_found(self, root: str, scan: Scan) -> None:
+        """Note a scan of a source; the same files found twice, in sources that overlap, are one."""
+        line = f"{scan.name}\0{scan.shown}".encode("utf-8", "surrogatepass")
+        content = pickle.dumps(scan)  # for this process alone: SQLite's temporary tables have no name in any folder
+        self._db.execute(
+            "INSERT OR IGNORE INTO found (key, root, line, scan) VALUES (?, ?, ?, ?)",
+            (self.key_of(scan), root, line, content),
+        )
+
+    def found(self) -> Iterator[tuple[str, str, Scan]]:
+        """(key, root, scan) in the order of the scans' names; records may be written meanwhile."""
+        last: tuple[bytes, str] = (b"", "")
+        query = "SELECT line, key, root, scan FROM found WHERE (line, key) > (?, ?) ORDER BY line, key LIMIT ?"
+        while rows := self._db.execute(query, (*last, _AT_A_TIME)).fetchall():
+            for _, key, root, content in rows:
+                yield key, root, pickle.loads(content)
+            last = rows[-1][:2]
+
+    def count_found(self) -> int:
+        """How many scans were found."""
+        return int(self._one("SELECT count(*) FROM found") or 0)
+
+    def regroup(self, key: str) -> None:
+        """Take a scan out of those found: it has become a part of another."""
+        self._db.execute("DELETE FROM found WHERE key = ?", (key,))
+
+    def forget_absent(self, roots: Sequence[str]) -> None:
+        """What one of these sources once had and was refused is forgotten with it; cases that were taken stay."""
+        for root in roots:
+            self._db.execute(
+                "DELETE FROM records WHERE status != 'taken' AND root = ? AND key NOT IN (SELECT key FROM found)",
+                (root,),
+            )
+
+    # records
+
+    def get(self, key: str) -> Record | None:
+        """The record of a scan, if it is known."""
+        text = self._one("SELECT body FROM records WHERE key = ?", (key,))
+        return None if text is None else from_text(text)
+
+    def promise(self, key: str, record: Record) -> None:
+        """A scan that is to be read in this run, and the name of its case."""
+        self._place += 1
+        self._db.execute("DELETE FROM records WHERE key = ?", (key,))
+        self._db.execute(
+            "INSERT INTO records VALUES (?, ?, 1, ?, ?, ?, ?, ?, ?, ?)", (key, self._place, *_columns(record))
+        )
+        self._db.execute("UPDATE found SET task = 1 WHERE key = ?", (key,))
+
+    def put(self, key: str, record: Record) -> None:
+        """What became of a scan that was promised."""
+        self._db.execute(
+            "UPDATE records SET root = ?, status = ?, reason = ?, case_id = ?, source = ?, content = ?, body = ? "
+            "WHERE key = ?",
+            (*_columns(record), key),
+        )
+
+    def tasks(self) -> Iterator[tuple[str, Scan, Record]]:
+        """(key, scan, record) of what this run has promised, in that order."""
+        last = -1
+        query = (
+            "SELECT place, records.key, scan, body FROM records JOIN found ON found.key = records.key "
+            "WHERE task AND place > ? ORDER BY place LIMIT ?"
+        )
+        while rows := self._db.execute(query, (last, _AT_A_TIME)).fetchall():
+            for _, key, content, body in rows:
+                yield key, pickle.loads(content), from_text(body)
+            last = rows[-1][0]
+
+    def count_tasks(self) -> int:
+        """How many scans this run has promised."""
+        return int(self._one("SELECT count(*) FROM found WHERE task") or 0)
+
+    def is_used(self, case: str) -> bool:
+        """Whether a case of the data set, or of this run, has this name."""
+        query = "SELECT 1 FROM records WHERE case_id = ? AND (status = 'taken' OR now) LIMIT 1"
+        return self._one(query, (case,)) is not None
+
+    def taken(self, *, now: bool | None = None) -> Iterator[tuple[str, Record]]:
+        """(key, record) of the cases in the order in which they were promised; records may be written meanwhile.
+
+        Args:
+            now: only those of this run, or only those of earlier ones.
+        """
+        last = -1
+        wanted = (0, 1) if now is None else (int(now), int(now))
+        query = (
+            "SELECT place, key, body FROM records WHERE status = 'taken' AND now BETWEEN ? AND ? AND place > ? "
+            "ORDER BY place LIMIT ?"
+        )
+        while rows := self._db.execute(query, (*wanted, last, _AT_A_TIME)).fetchall():
+            for _, key, body in rows:
+                yield key, from_text(body)
+            last = rows[-1][0]
+
+    def copies(self) -> Iterator[list[tuple[str, Record]]]:
+        """Cases with the same voxels, each group in the order in which they were promised."""
+        last = ""
+        query = (
+            "SELECT content FROM records WHERE status = 'taken' AND content > ? GROUP BY content "
+            "HAVING count(*) > 1 ORDER BY content LIMIT 1"
+        )
+        while (content := self._one(query, (last,))) is not None:
+            rows = self._db.execute(
+                "SELECT key, body FROM records WHERE status = 'taken' AND content = ? ORDER BY place", (content,)
+            )
+            yield [(key, from_text(body)) for key, body in rows.fetchall()]
+            last = content
+
+    # voxels that other data sets may have too
+
+    def note_voxels(self) -> int:
+        """Prepare `same_voxels` for the cases of this run; how many there are."""
+        count = 0
+        for key, record in self.taken(now=True):
+            count += 1
+            for content, channel in zip(record.content.split(","), record.channels, strict=False):
+                self._db.execute("INSERT INTO voxels VALUES (?, ?, ?)", (content, _shape(channel["shape"]), key))
+        return count
+
+    def same_voxels(self, content: str) -> list[str]:
+        """Keys of this run's cases with a channel of these voxels."""
+        return [key for (key,) in self._db.execute("SELECT key FROM voxels WHERE content = ?", (content,))]
+
+    def has_shape(self, shape: Sequence[int]) -> bool:
+        """Whether a case of this run has a channel of these sides."""
+        return self._one("SELECT 1 FROM voxels WHERE shape = ? LIMIT 1", (_shape(shape),)) is not None
 
 
-def stamp(scan: Scan) -> str:
-    """Changes when a file of a scan does."""
-    seen = []
-    for file in scan.files:
-        try:
-            stat = file.stat()
-        except OSError:
-            continue
-        seen.append(f"{stat.st_size}:{stat.st_mtime_ns}")
-    return Pseudonyms(b"").digest(*seen)[:16]
+def _shape(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))
 
 
-def open_ledger(dataset: Path) -> Ledger:
+def _columns(record: Record) -> tuple[str, ...]:
+    return (
+        record.root,
+        record.status,
+        record.reason,
+        record.case,
+        record.source,
+        record.content,
+        to_text(record),
+    )
+
+
+def open_ledger(dataset: Path, *, aside: Path | None = None) -> Ledger:
     """The ledger of a data set, or a fresh one.
 
+    Args:
+        dataset: nnUNet_raw/DatasetXXX_Name.
+        aside: for a run that must write nothing: a folder for a copy of the ledger.
+
     Raises:
-        DataError: the data set was made by other means, or the ledger is damaged.
+        DataError: the data set was made by other means, another ingest is at it, or the ledger is damaged.
     """
-    folder = dataset / FOLDER
-    file = folder / FILE
-    if not file.is_file():
-        if (dataset / "dataset.json").is_file() or any(dataset.glob("images*/*")):
-            raise DataError(
-                f"{dataset} is there already and was not made by nnssl_ingest (it has no {FOLDER}/{FILE}). Choose "
-                f"another id with -d, or move that data set away."
-            )
-        return Ledger(folder=folder, key=secrets.token_bytes(16))
+    file = dataset / FOLDER / FILE
+    if not file.is_file() and ((dataset / "dataset.json").is_file() or any(dataset.glob("images*/*"))):
+        raise DataError(
+            f"{dataset} is there already and was not made by nnssl_ingest (it has no {FOLDER}/{FILE}). Choose "
+            f"another id with -d, or move that data set away."
+        )
     try:
-        content = json.loads(file.read_text())
-        known = {each.name for each in fields(Record)}
-        records = {
-            str(key): Record(**{name: value for name, value in record.items() if name in known})
-            for key, record in content["records"].items()
-        }
-        return Ledger(folder=folder, key=bytes.fromhex(content["key"]), records=records)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file} is damaged ({error!r}). Move {dataset} away and ingest anew.") from error
+        if aside is None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return Ledger(file, _connected(file))
+        copy = aside / FILE
+        connection = _connected(copy)
+        if file.is_file():
+            source = sqlite3.connect(file)
+            source.backup(connection)
+            source.close()
+        return Ledger(copy, connection)
+    except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise DataError(f"Another nnssl_ingest is writing {dataset} ({file} is locked). Wait for it.") from error
+        raise DataError(f"{file} is damaged ({error}). Move {dataset} away and ingest anew.") from error
+
+
+def _connected(file: Path, options: str = "") -> sqlite3.Connection:
+    """A connection that nobody shares; without locks where the file system has none (some network file systems)."""
+    connection = sqlite3.connect(f"{file.absolute().as_uri()}{options}", uri=True, timeout=1.0, isolation_level=None)
+    try:
+        connection.executescript(_PRAGMAS)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if not options and any(words in str(error) for words in ("locking protocol", "disk I/O")):
+            return _connected(file, "?nolock=1")
+        raise
+    return connection

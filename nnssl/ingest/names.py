@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nnssl.planning.checks import Finding
@@ -40,8 +42,13 @@ def token(text: str) -> str:
         >>> token("../Müller, A. (2)")
         'Muller-A-2'
     """
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    return re.sub(r"[^A-Za-z0-9]+", "-", plain).strip("-")[:_LONGEST].strip("-")
+    spread = unicodedata.normalize("NFKD", text)
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", spread.encode("ascii", "ignore").decode()).strip("-")
+    if any(sign.isalnum() and not sign.isascii() for sign in spread):
+        # letters that ASCII lacks: a digest keeps people apart of whose names nothing would be left
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        return "-".join(filter(None, (plain[: _LONGEST - 9].strip("-"), digest)))
+    return plain[:_LONGEST].strip("-")
 
 
 def case_name(text: str) -> str:
@@ -64,17 +71,31 @@ def shown(file: Path, root: Path) -> str:
         return file.name
 
 
-def by_channel(files: Sequence[Path]) -> dict[str, list[Path]] | None:
-    """{case: files by channel} if these are called CASE_0000, CASE_0001 .. throughout; else None."""
-    found: dict[str, dict[int, Path]] = {}
-    for file in files:
-        match = _CHANNEL.fullmatch(stem(file))
-        if match is None:
-            return None
-        found.setdefault(match[1], {})[int(match[2])] = file
-    if not all(0 in channels for channels in found.values()):
-        return None
-    return {case: [channels[number] for number in sorted(channels)] for case, channels in found.items()}
+def _channel_of(name: str) -> tuple[str, int]:
+    """("CASE", 1) of CASE_0001.nii.gz; ("", -1) for other names."""
+    match = _CHANNEL.fullmatch(stem(Path(name)))
+    return (match[1], int(match[2])) if match else ("", -1)
+
+
+def are_channels(names: Sequence[str]) -> bool:
+    """Whether files are called CASE_0000, CASE_0001 .. throughout, each case beginning with 0000, no name twice."""
+    seen: set[int] = set()
+    first = set()
+    for name in names:
+        case, channel = _channel_of(name)
+        if channel < 0 or hash((case, channel)) in seen:
+            return False
+        seen.add(hash((case, channel)))
+        if channel == 0:
+            first.add(hash(case))
+    return bool(first) and all(hash(_channel_of(name)[0]) in first for name in names)
+
+
+def by_channel(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """(case, files by channel) of names for which `are_channels` is true."""
+    ordered = sorted(names, key=lambda name: "{}\0{:04d}".format(*_channel_of(name)))
+    for case, group in itertools.groupby(ordered, key=lambda name: _channel_of(name)[0]):
+        yield case, list(group)
 
 
 def label_by_name(file: Path) -> Finding | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nnssl.ingest.names import by_channel, label_by_name, shown, stem
+from nnssl.ingest.names import are_channels, by_channel, label_by_name, shown, stem
 from nnssl.ingest.scan import Part, Scan
 
 _NOBODY = frozenset(
@@ -44,40 +44,46 @@ _NOBODY = frozenset(
 )
 
 
-def volumes(files: Sequence[Path], root: Path) -> list[Scan]:
-    """Scans of files that no other layout claims.
+def volumes(folder: Path, names: Sequence[str], root: Path) -> Iterator[Scan]:
+    """Scans of the files of one folder that no other layout claims.
 
     Folders above a file say whose it is: the first one is the subject, the second the session; folders called like no
     patient ("data", "CT") say nothing. A folder in which all files are called CASE_0000 and so on holds cases with
     channels.
 
     Args:
-        files: volumes, anywhere below `root`.
+        folder: below `root`, or `root` itself.
+        names: of the volumes in it.
         root: the source.
     """
-    folders: dict[Path, list[Path]] = {}
-    for file in sorted(files):
-        folders.setdefault(file.parent, []).append(file)
-    scans = []
-    for folder, inside in sorted(folders.items()):
-        count = Counter(stem(file) for file in inside)
-        # a.nii.gz beside a.nrrd: the whole name tells them apart
-        named = {stem(file) if count[stem(file)] == 1 else file.name: [file] for file in inside}
-        cases = by_channel(inside) or named
-        scans += [_scan(name, channels, folder.relative_to(root).parts, root) for name, channels in cases.items()]
-    return scans
+    above = folder.relative_to(root).parts
+    for name, channels in _cases(names):
+        yield _scan(name, [folder / each for each in channels], above, root)
 
 
-def images_of_task(folder: Path, files: Sequence[Path], root: Path) -> list[Scan]:
+def images_of_task(folder: Path, names: Sequence[str], root: Path) -> Iterator[Scan]:
     """Scans of a folder of images beside a folder of labels: every case is a subject of its own.
 
     Args:
         folder: imagesTr or the like.
-        files: what it holds.
+        names: of the volumes in it.
         root: the source.
     """
-    cases = by_channel(sorted(files)) or {file.relative_to(folder).as_posix(): [file] for file in sorted(files)}
-    return [_scan(stem(Path(name)), channels, (), root, by_name=False) for name, channels in cases.items()]
+    for name, channels in _cases(names):
+        yield _scan(name, [folder / each for each in channels], (), root, by_name=False)
+
+
+def _cases(names: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """(name, files by channel); only names are held, a folder may have very many."""
+    ordered = sorted(names)
+    if are_channels(ordered):
+        yield from by_channel(ordered)
+        return
+    count = Counter(hash(stem(Path(name))) for name in ordered)
+    for name in ordered:
+        # a.nii.gz beside a.nrrd: the whole name tells them apart
+        short = stem(Path(name))
+        yield (short if count[hash(short)] == 1 else name), [name]
 
 
 def _scan(name: str, channels: Sequence[Path], above: tuple[str, ...], root: Path, *, by_name: bool = True) -> Scan:

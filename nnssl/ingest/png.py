@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnssl.ingest.names import shown
 from nnssl.ingest.scan import Part, Scan, refused
+from nnssl.ingest.spool import Spool
 
 _NUMBER = re.compile(r"(.*?)(\d+)$")
 _STACK = 3  # fewer numbered pictures in a folder are pictures, no stack
@@ -54,34 +55,54 @@ def spacing_table(file: Path) -> dict[str, Row]:
     return found
 
 
-def stack_scans(files: Sequence[Path], tables: Mapping[str, Row], root: Path) -> tuple[list[Scan], int]:
-    """The stacks among PNG files, and how many files are in none.
-
-    The number at the end of a name is the place of a slice; a gap in the numbers begins another volume.
+class StackFinder:
+    """Makes scans of PNG files; the number at the end of a name is the place of a slice, a gap begins another volume.
 
     Args:
-        files: PNGs.
-        tables: from `spacing_table`.
         root: the source.
+
+    Attributes:
+        rest: how many files are in no stack; known after `scans`.
     """
-    folders: dict[tuple[Path, str], dict[int, Path]] = {}
-    for file in files:
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.rest = root, 0
+        self._tables: dict[str, Row] = {}
+        self._files: Spool[tuple[Path, str, int]] = Spool()
+
+    def add(self, file: Path) -> None:
+        """A PNG anywhere below the root."""
         match = _NUMBER.fullmatch(file.stem)
         if match:
-            folders.setdefault((file.parent, match[1]), {})[int(match[2])] = file
-    scans, used = [], 0
-    for (folder, prefix), slices in sorted(folders.items()):
-        if len(slices) < _STACK:
-            continue
-        used += len(slices)
-        row = tables.get(shown(folder, root)) or tables.get(folder.name) or tables.get(prefix.rstrip("_"))
+            self._files.add(f"{file.parent}\0{match[1]}", (file, match[1], int(match[2])))
+        else:
+            self.rest += 1
+
+    def add_table(self, file: Path) -> bool:
+        """A CSV anywhere below the root; whether it is a table of spacings."""
+        rows = spacing_table(file)
+        self._tables.update(rows)
+        return bool(rows)
+
+    def scans(self) -> Iterator[Scan]:
+        """The stacks."""
+        for group in self._files.groups():
+            if len(group) < _STACK:
+                self.rest += len(group)
+                continue
+            (first, prefix, _), slices = group[0], {number: file for file, _, number in group}
+            self.rest += len(group) - len(slices)  # 1.png beside 01.png
+            yield from self._stacks(first.parent, prefix, slices)
+
+    def _stacks(self, folder: Path, prefix: str, slices: Mapping[int, Path]) -> Iterator[Scan]:
+        tables = self._tables
+        row = tables.get(shown(folder, self.root)) or tables.get(folder.name) or tables.get(prefix.rstrip("_"))
         runs = _runs(slices)
         for run in runs:
             name = f"{folder.name}{'_' + prefix if prefix.strip('_') else ''}"
             if len(runs) > 1:
                 name += f"_{run[0]}-{run[-1]}"
-            scans.append(_scan([slices[number] for number in run], row, name, shown(folder, root), len(runs)))
-    return scans, len(files) - used
+            yield _scan([slices[number] for number in run], row, name, shown(folder, self.root), len(runs))
 
 
 def _scan(files: list[Path], row: Row | None, name: str, place: str, runs: int) -> Scan:

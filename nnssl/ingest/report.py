@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from array import array
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nnssl.atomic import whole_file
-from nnssl.ingest.ledger import Record
+from nnssl.ingest.json_stream import Rows, write_json
+from nnssl.ingest.record import Record
 from nnssl.ingest.report_html import page
 from nnssl.planning.refusal import REASONS
 
@@ -21,7 +23,7 @@ _LINES = 8  # of each kind on the console
 
 
 def write_report(folder: Path, name: str, outcome: Outcome, pictures: Path) -> None:
-    """Write both files.
+    """Write both files, case by case.
 
     Args:
         folder: where to; made where absent.
@@ -30,15 +32,31 @@ def write_report(folder: Path, name: str, outcome: Outcome, pictures: Path) -> N
         pictures: folder of the pictures of scans, which the page takes in.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = as_json(name, outcome)
-    with whole_file(folder / JSON) as temporary:
-        temporary.write_text(json.dumps(content, indent=1))
+    content = overview(name, outcome)
+    rows = {"taken": Rows(map(_row, outcome.taken)), "refused": Rows(map(_row, outcome.refused))}
+    with whole_file(folder / JSON) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        write_json(stream, {**content, **rows})
     with whole_file(folder / HTML) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        stream.writelines(page(content, pictures))
+        stream.writelines(page(content, outcome.taken, outcome.refused, pictures))
 
 
-def as_json(name: str, outcome: Outcome) -> dict[str, Any]:
-    """The report's numbers."""
+def overview(name: str, outcome: Outcome) -> dict[str, Any]:
+    """The report's numbers, without its rows."""
+    subjects = array("q")  # hashes: 8 bytes a case
+    suspicions: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    links = odd = pictures = odd_pictures = bad_pictures = 0
+    for record in outcome.records:
+        if record.status == "taken":
+            subjects.append(hash(record.subject))
+            suspicions.update(record.suspicions.keys())
+            links += record.linked
+            odd += bool(record.suspicions)
+            pictures += bool(record.picture) and not record.suspicions
+            odd_pictures += bool(record.picture and record.suspicions)
+        elif record.status == "refused":
+            reasons[record.reason] += 1
+            bad_pictures += bool(record.picture)
     return {
         "dataset": name,
         "channel_names": outcome.channels,
@@ -47,21 +65,21 @@ def as_json(name: str, outcome: Outcome) -> dict[str, Any]:
             "refused": len(outcome.refused),
             "read_now": outcome.new,
             "known_before": outcome.kept,
-            "subjects": len({record.subject for record in outcome.taken}),
-            "links": sum(record.linked for record in outcome.taken),
+            "subjects": len(np.unique(np.frombuffer(subjects, np.int64))),
+            "links": links,
+            "suspicious": odd,
         },
-        "reasons": dict(Counter(record.reason for record in outcome.refused).most_common()),
-        "suspicions": dict(Counter(name for record in outcome.taken for name in record.suspicions).most_common()),
+        "pictures": {"refused": bad_pictures, "suspicious": odd_pictures, "others": pictures},
+        "reasons": dict(reasons.most_common()),
+        "suspicions": dict(suspicions.most_common()),
         "layouts": dict(outcome.layouts),
         "ignored": dict(outcome.ignored),
-        "taken": [_row(record) for record in outcome.taken],
-        "refused": [_row(record) for record in outcome.refused],
     }
 
 
 def summary(name: str, outcome: Outcome) -> list[str]:
     """A few lines for the console."""
-    content = as_json(name, outcome)
+    content = overview(name, outcome)
     counts = content["counts"]
     lines = [
         f"{name}: {counts['taken']} cases of {counts['subjects']} subjects ({counts['links']} as links), channels "
@@ -71,21 +89,31 @@ def summary(name: str, outcome: Outcome) -> list[str]:
     if content["ignored"]:
         rest = ", ".join(f"{count} {kind}" for kind, count in content["ignored"].items())
         lines.append(f"Not looked at: {rest}.")
-    if outcome.refused:
-        lines.append(f"{len(outcome.refused)} scans refused:")
+    if counts["refused"]:
+        lines.append(f"{counts['refused']} scans refused:")
     for reason, count in content["reasons"].items():
         accept = f"; --accept {reason}: {REASONS[reason].accepted}" if REASONS[reason].accepted else ""
         lines.append(f"  {reason} ({count}): {REASONS[reason].means}{accept}")
-        lines += _some([f"{r.source}: {r.sentence}" for r in outcome.refused if r.reason == reason])
-    for suspicion, count in content["suspicions"].items():
-        lines.append(f"Suspicious, but taken: {suspicion} ({count})")
-        lines += _some([f"{r.case}: {r.suspicions[suspicion]}" for r in outcome.taken if suspicion in r.suspicions])
+        for record, _ in zip(outcome.refused.of(reason), range(_LINES), strict=False):
+            lines.append(f"    {record.source}: {record.sentence}")
+        lines += _more(count)
+    return lines + _suspicions(content["suspicions"], outcome)
+
+
+def _suspicions(counts: dict[str, int], outcome: Outcome) -> list[str]:
+    first: dict[str, list[str]] = {name: [] for name in counts}
+    for record in outcome.taken if counts else ():
+        for name, text in record.suspicions.items():
+            if len(first[name]) < _LINES:
+                first[name].append(f"    {record.case}: {text}")
+    lines = []
+    for name, count in counts.items():
+        lines += [f"Suspicious, but taken: {name} ({count})", *first[name], *_more(count)]
     return lines
 
 
-def _some(lines: Sequence[str]) -> list[str]:
-    more = [f"    ... and {len(lines) - _LINES} more, see the report"] if len(lines) > _LINES else []
-    return [f"    {line}" for line in lines[:_LINES]] + more
+def _more(count: int) -> list[str]:
+    return [f"    ... and {count - _LINES} more, see the report"] if count > _LINES else []
 
 
 def _row(record: Record) -> dict[str, Any]:

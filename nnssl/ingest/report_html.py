@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import base64
-import math
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from nnssl.ingest.describe import BINS
+from nnssl.ingest.montage import montage
+from nnssl.ingest.records import Records
 from nnssl.ingest.report_style import STYLE
 from nnssl.planning.refusal import REASONS
 
-_PICTURES_AT_MOST = 240
 _ROWS_AT_MOST = 2000
 _BARS = 24
 _WIDTH, _HEIGHT = 300, 110
-Row = dict[str, Any]
+Channel = Mapping[str, Any]
 
 
-def page(content: dict[str, Any], pictures: Path) -> Iterator[str]:
+def page(content: Mapping[str, Any], taken: Records, refused: Records, pictures: Path) -> Iterator[str]:
     """The page, piece by piece.
 
     Args:
-        content: what report.json holds.
+        content: what report.json holds, without its rows.
+        taken: the cases.
+        refused: what was left out.
         pictures: folder of the scans' pictures.
     """
     name = escape(content["dataset"])
@@ -31,21 +38,21 @@ def page(content: dict[str, Any], pictures: Path) -> Iterator[str]:
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
     yield f"<style>{STYLE}</style></head><body><main><h1>{name}</h1>\n"
     yield _numbers(content)
-    yield from _refused(content)
-    yield from _suspicions(content["taken"])
-    yield from _cohort(content["taken"])
-    yield from _montage(content, pictures)
-    yield from _cases(content["taken"])
+    yield from _refused(content, refused)
+    yield from _suspicions(content, taken)
+    yield from _cohort(taken)
+    yield from montage(content["pictures"], taken, refused, pictures)
+    yield from _cases(content["counts"]["taken"], taken)
     yield "</main></body></html>\n"
 
 
-def _numbers(content: dict[str, Any]) -> str:
+def _numbers(content: Mapping[str, Any]) -> str:
     counts = content["counts"]
     shown = [
         (counts["taken"], "cases"),
         (counts["subjects"], "subjects"),
         (counts["refused"], "refused"),
-        (sum(bool(row["suspicions"]) for row in content["taken"]), "suspicious"),
+        (counts["suspicious"], "suspicious"),
     ]
     tiles = "".join(f"<div><b>{count}</b><span>{what}</span></div>" for count, what in shown)
     channels = ", ".join(escape(name) for name in content["channel_names"].values())
@@ -59,55 +66,62 @@ def _numbers(content: dict[str, Any]) -> str:
     )
 
 
-def _refused(content: dict[str, Any]) -> Iterator[str]:
-    if not content["refused"]:
+def _refused(content: Mapping[str, Any], refused: Records) -> Iterator[str]:
+    if not content["reasons"]:
         return
-    yield f"<h2>Refused ({len(content['refused'])})</h2>\n"
+    yield f"<h2>Refused ({content['counts']['refused']})</h2>\n"
     for reason, count in content["reasons"].items():
         known = REASONS[reason]
         accept = f" <code>--accept {reason}</code>: {escape(known.accepted)}." if known.accepted else ""
         few = " open" if count <= 20 else ""
         yield f"<details{few}><summary><b>{reason}</b> ({count}): {escape(known.means)}.{accept}</summary><table>"
-        rows = [row for row in content["refused"] if row["reason"] == reason]
-        for row in rows[:_ROWS_AT_MOST]:
-            yield f"<tr><td>{escape(row['source'])}</td><td>{escape(row['sentence'])}</td></tr>\n"
-        yield f"</table>{_more(len(rows), _ROWS_AT_MOST)}</details>\n"
+        for record in islice(refused.of(reason), _ROWS_AT_MOST):
+            yield f"<tr><td>{escape(record.source)}</td><td>{escape(record.sentence)}</td></tr>\n"
+        yield f"</table>{_more(count)}</details>\n"
 
 
-def _suspicions(taken: Sequence[Row]) -> Iterator[str]:
-    rows = [(row, name, text) for row in taken for name, text in sorted(row["suspicions"].items())]
-    if not rows:
+def _suspicions(content: Mapping[str, Any], taken: Records) -> Iterator[str]:
+    count = sum(content["suspicions"].values())
+    if not count:
         return
-    yield f"<h2>Suspicious, but taken ({len(rows)})</h2>\n<table><tr><th>case</th><th>what</th><th></th></tr>"
-    for row, name, text in rows[:_ROWS_AT_MOST]:
-        yield f"<tr><td>{escape(row['case'])}</td><td>{escape(name)}</td><td>{escape(text)}</td></tr>\n"
-    yield f"</table>{_more(len(rows), _ROWS_AT_MOST)}"
+    yield f"<h2>Suspicious, but taken ({count})</h2>\n<table><tr><th>case</th><th>what</th><th></th></tr>"
+    told = ((record.case, *pair) for record in taken for pair in sorted(record.suspicions.items()))
+    for case, name, text in islice(told, _ROWS_AT_MOST):
+        yield f"<tr><td>{escape(case)}</td><td>{escape(name)}</td><td>{escape(text)}</td></tr>\n"
+    yield f"</table>{_more(count)}"
 
 
-def _cohort(taken: Sequence[Row]) -> Iterator[str]:
-    first = [row["channels"][0] for row in taken if row["channels"]]
-    if not first:
+_MEASURES: tuple[tuple[str, Callable[[Channel], float]], ...] = (
+    ("in-plane spacing, mm", lambda channel: min(channel["spacing_mm"])),
+    ("largest spacing, mm", lambda channel: max(channel["spacing_mm"])),
+    ("longest side of the field of view, mm", lambda channel: max(channel["field_of_view_mm"])),
+    ("shortest side, voxels", lambda channel: min(channel["shape"])),
+    ("1st percentile of intensities", lambda channel: channel["percentile_01"]),
+    ("median of intensities", lambda channel: channel["median"]),
+    ("99th percentile of intensities", lambda channel: channel["percentile_99"]),
+)
+
+
+def _cohort(taken: Records) -> Iterator[str]:
+    values = [array("d") for _ in _MEASURES]
+    histogram = np.zeros(BINS)
+    lying: Counter[str] = Counter()
+    for record in taken:
+        channel = record.channels[0]
+        for (_, value), numbers in zip(_MEASURES, values, strict=True):
+            numbers.append(value(channel))
+        histogram += channel["histogram"]
+        lying[channel["orientation"]] += 1
+    if not lying:
         return
-    measures: tuple[tuple[str, Callable[[Row], float]], ...] = (
-        ("in-plane spacing, mm", lambda channel: min(channel["spacing_mm"])),
-        ("largest spacing, mm", lambda channel: max(channel["spacing_mm"])),
-        ("longest side of the field of view, mm", lambda channel: max(channel["field_of_view_mm"])),
-        ("shortest side, voxels", lambda channel: min(channel["shape"])),
-        ("1st percentile of intensities", lambda channel: channel["percentile_01"]),
-        ("median of intensities", lambda channel: channel["median"]),
-        ("99th percentile of intensities", lambda channel: channel["percentile_99"]),
-    )
     yield '<h2>The cohort</h2><p>Scans by geometry and intensity (first channel).</p><div class="charts">'
-    for title, value in measures:
-        yield _bars(title, [value(channel) for channel in first])
-    mean = [sum(each) / len(first) for each in zip(*(channel["histogram"] for channel in first), strict=True)]
+    for (title, _), numbers in zip(_MEASURES, values, strict=True):
+        yield _bars(title, numbers)
+    mean = [float(height) for height in histogram / lying.total()]
     yield _chart("mean histogram, 1st to 99th percentile of each scan", mean, "1 %", "99 %")
     yield "</div>\n"
-    counts: dict[str, int] = {}
-    for channel in first:
-        counts[channel["orientation"]] = counts.get(channel["orientation"], 0) + 1
-    lying = ", ".join(f"{escape(code)} ({count})" for code, count in sorted(counts.items(), key=lambda each: -each[1]))
-    yield f"<p>Axes D H W run towards: {lying}; S head, I feet, P back, A front, L and R the patient's sides.</p>\n"
+    axes = ", ".join(f"{escape(code)} ({count})" for code, count in lying.most_common())
+    yield f"<p>Axes D H W run towards: {axes}; S head, I feet, P back, A front, L and R the patient's sides.</p>\n"
 
 
 def _bars(title: str, values: Sequence[float]) -> str:
@@ -137,62 +151,28 @@ def _tall(height: float, most: float) -> float:
     return max(2.0, _HEIGHT * height / most) if height else 0.0
 
 
-def _montage(content: dict[str, Any], pictures: Path) -> Iterator[str]:
-    drawn = [row for row in content["refused"] if row["picture"]]
-    odd = [row for row in content["taken"] if row["picture"] and row["suspicions"]]
-    fine = [row for row in content["taken"] if row["picture"] and not row["suspicions"]]
-    chosen = [*_spread(drawn, _PICTURES_AT_MOST // 4), *_spread(odd, _PICTURES_AT_MOST // 4)]
-    chosen += _spread(fine, _PICTURES_AT_MOST - len(chosen))
-    if not chosen:
+def _cases(count: int, taken: Records) -> Iterator[str]:
+    if not count:
         return
-    every = len(drawn) + len(odd) + len(fine)
-    note = f" {len(chosen)} of {every}, refused and suspicious ones first." if every > len(chosen) else ""
-    yield "<h2>Middle slices</h2><p>Axial, coronal and sagittal as the header says they lie, each between its 1st and "
-    yield f"99th percentile.{note}</p>"
-    yield '<div class="montage">'
-    for row in chosen:
-        try:
-            coded = base64.b64encode((pictures / row["picture"]).read_bytes()).decode()
-        except OSError:
-            continue
-        marks = [row["reason"]] if row["reason"] else sorted(row["suspicions"])
-        style = "bad" if row["reason"] else "odd" if marks else ""
-        caption = escape(row["source"] if row["reason"] else row["case"])
-        told = f"<em>{escape(', '.join(marks))}</em>" if marks else ""
-        yield (
-            f'<figure class="{style}"><img alt="middle slices of {caption}" src="data:image/jpeg;base64,{coded}">'
-            f'<figcaption title="{caption}">{caption}</figcaption>{told}</figure>\n'
-        )
-    yield "</div>\n"
-
-
-def _spread(rows: Sequence[Row], count: int) -> list[Row]:
-    """So many of the rows, evenly over all of them."""
-    step = max(1, math.ceil(len(rows) / max(1, count)))
-    return list(rows[::step])
-
-
-def _cases(taken: Sequence[Row]) -> Iterator[str]:
-    if not taken:
-        return
-    yield f"<h2>Cases ({len(taken)})</h2><table><tr><th>case</th><th>subject</th><th>session</th><th>modality</th>"
+    yield f"<h2>Cases ({count})</h2><table><tr><th>case</th><th>subject</th><th>session</th><th>modality</th>"
     yield "<th>voxels D H W</th><th>mm</th><th>axes</th><th>values</th><th>from</th></tr>\n"
-    for row in taken[:_ROWS_AT_MOST]:
-        channel = row["channels"][0]
+    for record in islice(taken, _ROWS_AT_MOST):
+        channel = record.channels[0]
         cells = (
-            row["case"],
-            row["subject"],
-            row["session"],
-            " ".join(row["modality"]),
+            record.case,
+            record.subject,
+            record.session,
+            " ".join(record.modality),
             " ".join(map(str, channel["shape"])),
             " ".join(f"{side:.3g}" for side in channel["spacing_mm"]),
             channel["orientation"],
             f"{channel['min']:.4g} to {channel['max']:.4g}",
-            row["source"] + (f" ({'; '.join(row['notes'])})" if row["notes"] else ""),
+            record.source + (f" ({'; '.join(record.notes)})" if record.notes else ""),
         )
         yield "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>\n"
-    yield f"</table>{_more(len(taken), _ROWS_AT_MOST)}"
+    yield f"</table>{_more(count)}"
 
 
-def _more(count: int, shown: int) -> str:
-    return f"<p>... and {count - shown} more in report.json.</p>" if count > shown else ""
+def _more(count: int) -> str:
+    rest = count - _ROWS_AT_MOST
+    return f"<p>... and {rest} more: all are in report.json.</p>" if rest > 0 else ""

@@ -1,10 +1,13 @@
-"""One ingest from sources to data set, ledger and report."""
+"""One ingest from sources to data set, ledger and report; memory does not grow with the number of scans."""
 
 from __future__ import annotations
 
+import functools
+import shutil
 import tempfile
+import weakref
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,12 +16,13 @@ from nnssl.ingest import cohort
 from nnssl.ingest.dataset import description, write_description, write_table
 from nnssl.ingest.elsewhere import note_leakage
 from nnssl.ingest.find import find
-from nnssl.ingest.ledger import FOLDER, Ledger, Record, open_ledger, stamp
-from nnssl.ingest.names import case_name, token
+from nnssl.ingest.ledger import FOLDER, Ledger, open_ledger
+from nnssl.ingest.record import Record
+from nnssl.ingest.records import Records
 from nnssl.ingest.report import write_report
-from nnssl.ingest.scan import Scan
 from nnssl.ingest.take import Taker, Task
-from nnssl.ingest.write import has_case, remove_case
+from nnssl.ingest.tasks import Wishes, promise
+from nnssl.ingest.write import remove_case
 from nnssl.planning.pool import for_each_case
 
 IMAGES = "imagesTr"
@@ -60,32 +64,47 @@ class Outcome:
     """What became of the scans.
 
     Attributes:
-        records: all of the data set, in order of names and then of sources.
+        ledger: the file; `records`, `taken` and `refused` read it one by one.
         new: how many were read now.
         kept: how many were known.
         layouts: {layout: scans found now}.
         ignored: {kind of file: how many}.
         channels: dataset.json's channel_names.
         report: where report.html lies; None if none was written.
+        keep: what the ledger needs to stay there.
     """
 
-    records: tuple[Record, ...]
+    ledger: Path
     new: int
     kept: int
     layouts: Counter[str]
     ignored: Counter[str]
     channels: dict[str, str]
     report: Path | None
+    keep: object = None
 
     @property
-    def taken(self) -> list[Record]:
+    def records(self) -> Records:
+        """All of the data set, cases first."""
+        return Records(self.ledger, keep=self.keep)
+
+    @property
+    def taken(self) -> Records:
         """The cases of the data set."""
-        return [record for record in self.records if record.status == "taken"]
+        return Records(self.ledger, status="taken", keep=self.keep)
 
     @property
-    def refused(self) -> list[Record]:
+    def refused(self) -> Records:
         """What was left out."""
-        return [record for record in self.records if record.status == "refused"]
+        return Records(self.ledger, status="refused", keep=self.keep)
+
+
+class _Passing:
+    """A folder that is gone when nobody needs it any more."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
 
 def ingest(request: Request, say: Say) -> Outcome:
@@ -94,124 +113,59 @@ def ingest(request: Request, say: Say) -> Outcome:
     Raises:
         UsageError, DataError: a source or the data set cannot be used at all.
     """
-    ledger = open_ledger(request.folder)
-    roots, layouts, ignored = _found(request, ledger)
-    say(f"Found {sum(map(len, roots.values()))} scans: {_counts(layouts) or 'none'}.")
-    tasks, kept = _tasks(request, ledger, roots)
-    with tempfile.TemporaryDirectory() as passing:
-        if request.dry_run:
-            pictures, images = Path(passing), None
-        else:
-            pictures, images = request.folder / FOLDER / PICTURES, request.folder / IMAGES
-            images.mkdir(parents=True, exist_ok=True)
-            ledger.save()  # names are promised before files take them, so that a killed run is continued
+    passing = _Passing() if request.dry_run else None
+    pictures = passing.folder / PICTURES if passing else request.folder / FOLDER / PICTURES
+    images = None if passing else request.folder / IMAGES
+    with open_ledger(request.folder, aside=passing.folder if passing else None) as ledger:
+        layouts, ignored = _found(request, ledger)
+        say(f"Found {ledger.count_found()} scans: {_counts(layouts) or 'none'}.")
+        wishes = Wishes(
+            images=request.folder / IMAGES,
+            channels=request.channels,
+            accepted=request.accepted,
+            hide_names=request.hide_names,
+        )
+        tasks = promise(ledger, wishes)
+        ledger.commit()  # names are promised before files take them, so that a killed run is continued
         pictures.mkdir(parents=True, exist_ok=True)
         taker = Taker(images=images, pictures=pictures, accepted=request.accepted, copy=_copies(request))
-        before = [key for key in ledger.records if key not in {task.key for task in tasks}]
         for task, result in for_each_case(taker.take, tasks, workers=request.workers, title="reading"):
-            ledger.records[task.key] = _result(task, result)
-            if not request.dry_run:
-                ledger.save_sometimes()
-        channels = _judge(request, ledger, [*before, *(task.key for task in tasks)], {task.key for task in tasks})
-        records = tuple(
-            sorted(ledger.records.values(), key=lambda each: (each.status != "taken", each.case, each.source))
-        )
+            ledger.put(task.key, _result(task, result))
+            ledger.commit_sometimes()
+        channels = _judge(request, ledger, images)
         outcome = Outcome(
-            records=records,
+            ledger=ledger.file,
             new=len(tasks),
-            kept=kept,
+            kept=ledger.count_found() - len(tasks),
             layouts=layouts,
             ignored=ignored,
             channels=channels,
             report=request.report or (None if request.dry_run else request.folder / FOLDER),
+            keep=passing,
         )
-        if not request.dry_run:
-            write_description(request.folder, outcome.taken, channels)
-            write_table(request.folder, outcome.taken)
-            ledger.save()
-        if outcome.report is not None:
-            write_report(outcome.report, request.folder.name, outcome, pictures)
+    if not request.dry_run:
+        write_description(request.folder, outcome.taken, channels)
+        write_table(request.folder, outcome.taken)
+    if outcome.report is not None:
+        write_report(outcome.report, request.folder.name, outcome, pictures)
     return outcome
 
 
-def _found(request: Request, ledger: Ledger) -> tuple[dict[str, list[Scan]], Counter[str], Counter[str]]:
-    """{source, hashed: scans}, counts of layouts, counts of what was not looked at."""
-    roots: dict[str, list[Scan]] = {}
+def _found(request: Request, ledger: Ledger) -> tuple[Counter[str], Counter[str]]:
+    """Scans into the ledger; counts of layouts, counts of what was not looked at."""
     layouts: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
+    roots = []
     for source in request.sources:
-        found = find(source, form=request.form, pseudonyms=ledger.pseudonyms)
-        roots[ledger.pseudonyms.digest("root", str(source.resolve()))[:12]] = found.scans
+        root = ledger.pseudonyms.digest("root", str(source.resolve()))[:12]
+        found = find(
+            source, form=request.form, pseudonyms=ledger.pseudonyms, take=functools.partial(ledger.add_found, root)
+        )
+        roots.append(root)
         layouts += found.layouts
         ignored += found.ignored
-    return roots, layouts, ignored
-
-
-def _tasks(request: Request, ledger: Ledger, roots: Mapping[str, Sequence[Scan]]) -> tuple[list[Task], int]:
-    """What must be read, with its record; and how many scans are known well enough.
-
-    What a source once had and was refused is forgotten with it; cases that were taken stay.
-    """
-    found: dict[str, tuple[str, Scan]] = {}
-    for root, scans in roots.items():
-        for scan in scans:
-            found.setdefault(ledger.key_of(scan), (root, scan))  # sources may overlap
-    for key, record in list(ledger.records.items()):
-        if key not in found and record.root in roots and record.status != "taken":
-            del ledger.records[key]
-    tasks: list[Task] = []
-    names = Counter(record.case for record in ledger.records.values() if record.status == "taken")
-    for key, (root, scan) in found.items():
-        old = ledger.records.get(key)
-        if old is not None and _still_good(request, scan, old):
-            continue
-        shown = _without_names(scan, key, ledger) if request.hide_names else scan
-        again = old is not None and (old.status == "taken" or not names[old.case])
-        case = old.case if old is not None and again else _free_name(shown, names)
-        names[case] += 1
-        record = Record(
-            source=shown.shown,
-            root=root,
-            stamp=stamp(scan),
-            case=case,
-            subject=token(shown.subject) or case,
-            session=token(shown.session),
-            split=token(shown.split),
-            modality=_modality(request, scan),
-        )
-        ledger.records[key] = record
-        tasks.append(Task(key=key, scan=scan, record=record))
-    return tasks, len(found) - len(tasks)
-
-
-def _modality(request: Request, scan: Scan) -> list[str]:
-    said = [token(part.modality) for part in scan.parts]
-    if len(request.channels) == len(said):
-        return [name or token(given) for name, given in zip(said, request.channels, strict=True)]
-    return said
-
-
-def _still_good(request: Request, scan: Scan, record: Record) -> bool:
-    if record.stamp != stamp(scan) or record.status == "pending":
-        return False
-    if record.status == "taken":
-        return has_case(request.folder / IMAGES, record.case, len(scan.parts))
-    return record.reason not in request.accepted and bool(scan.parts)
-
-
-def _free_name(scan: Scan, names: Counter[str]) -> str:
-    wanted = case_name(scan.name)
-    name, number = wanted, 2
-    while names[name]:
-        name, number = f"{wanted}-{number}", number + 1
-    return name
-
-
-def _without_names(scan: Scan, key: str, ledger: Ledger) -> Scan:
-    subject = ledger.pseudonyms.of("subject", scan.subject, letter="P")
-    session = ledger.pseudonyms.of("session", scan.session, letter="S", digits=6) if scan.session else ""
-    name = "_".join(filter(None, (subject, session, key[:6])))
-    return replace(scan, shown=f"scan {key[:8]}", name=name, subject=subject, session=session)
+    ledger.forget_absent(roots)
+    return layouts, ignored
 
 
 def _copies(request: Request) -> bool:
@@ -225,33 +179,25 @@ def _result(task: Task, result: Record | str) -> Record:
     return replace(task.record, status="refused", reason="unreadable", sentence=result)
 
 
-def _judge(request: Request, ledger: Ledger, order: Sequence[str], new: set[str]) -> dict[str, str]:
+def _judge(request: Request, ledger: Ledger, images: Path | None) -> dict[str, str]:
     """What only the whole cohort tells; returns the channel names."""
-    images = None if request.dry_run else request.folder / IMAGES
 
-    def refuse(record: Record, reason: str, sentence: str) -> None:
+    def refuse(key: str, record: Record, reason: str, sentence: str) -> None:
         """Take a case out again."""
         record.status, record.reason, record.sentence = "refused", reason, sentence
+        ledger.put(key, record)
         if images is not None:
             remove_case(images, record.case)
 
     old = description(request.folder).get("channel_names")
-    begun = any(record.status == "taken" for key, record in ledger.records.items() if key not in new)
-    names = request.channels or (list(old.values()) if begun and isinstance(old, dict) else ())
-    fixed = "" if not names else "ct" if {str(name).lower() for name in names} == {"ct"} else "other"
-    cohort.refuse_minority(_taken(ledger, order), fixed, request.accepted, refuse)
-    cohort.refuse_duplicates(_taken(ledger, order), request.accepted, refuse)
-    note_leakage(
-        request.folder.parent,
-        request.folder.name,
-        [ledger.records[key] for key in sorted(new) if ledger.records[key].status == "taken"],
-    )
-    cohort.suspect(_taken(ledger, order))
-    return cohort.channel_names(_taken(ledger, order), [str(name) for name in names])
-
-
-def _taken(ledger: Ledger, order: Sequence[str]) -> list[Record]:
-    return [ledger.records[key] for key in order if ledger.records[key].status == "taken"]
+    begun = any(True for _ in ledger.taken(now=False))
+    names = [str(name) for name in request.channels or (old.values() if begun and isinstance(old, dict) else ())]
+    fixed = "" if not names else "ct" if {name.lower() for name in names} == {"ct"} else "other"
+    cohort.refuse_minority(ledger.taken, ledger.put, fixed, request.accepted, refuse)
+    cohort.refuse_duplicates(ledger.copies(), ledger.put, request.accepted, refuse)
+    note_leakage(request.folder.parent, request.folder.name, ledger)
+    cohort.suspect(ledger.taken, ledger.put)
+    return cohort.channel_names(ledger.taken, names)
 
 
 def _counts(counts: Counter[str]) -> str:

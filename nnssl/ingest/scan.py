@@ -67,22 +67,15 @@ class Scan:
 
 @dataclass
 class Found:
-    """What one source holds.
+    """What one source holds, in numbers.
 
     Attributes:
-        scans: in the order of their names.
         layouts: {layout: number of scans}.
         ignored: {what kind of file or folder: how many}, looked at by nobody.
     """
 
-    scans: list[Scan] = field(default_factory=list)
     layouts: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
-
-    def add(self, layout: str, scans: list[Scan]) -> None:
-        """Take in the scans of one layout."""
-        self.scans += scans
-        self.layouts[layout] += len(scans)
 
 
 def refused(shown: str, reason: str, sentence: str, **who: str) -> Scan:

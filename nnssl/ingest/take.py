@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nnssl.ingest.describe import content_hash, describe, looks_like_ct, picture
 from nnssl.ingest.identity import without
-from nnssl.ingest.ledger import Record
 from nnssl.ingest.read import Volume, read_part
+from nnssl.ingest.record import Record, printable
 from nnssl.ingest.scan import Scan
 from nnssl.ingest.write import put_case
 from nnssl.planning.checks import findings
@@ -110,7 +110,7 @@ class Taker:
             text = text.replace(str(file), file.name)
         for folder in sorted({file.parent for file in scan.files}, key=lambda each: -len(str(each))):
             text = text.replace(str(folder), folder.name)
-        text = without(text, scan.secrets)
+        text = printable(without(text, scan.secrets))
         name = scan.files[0].name if len(scan.files) == 1 else ""
         return f"it{text[len(name) :]}" if name and text.startswith(f"{name} ") else text
 

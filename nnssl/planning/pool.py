@@ -6,7 +6,7 @@ every process would first import nnU-Net for seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -30,10 +30,23 @@ class Work(Protocol):
 
 T = TypeVar("T")
 W = TypeVar("W", bound=Work)
+W_co = TypeVar("W_co", bound=Work, covariant=True)
+
+
+class Works(Protocol[W_co]):
+    """Cases that are counted and come one by one: a list, or something that makes them as they are asked for."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def __iter__(self) -> Iterator[W_co]:
+        """In the order in which they are begun."""
+        ...
 
 
 def for_each_case(
-    function: Callable[[W], T], cases: Sequence[W], *, workers: int, title: str
+    function: Callable[[W], T], cases: Works[W], *, workers: int, title: str
 ) -> Iterator[tuple[W, T | str]]:
     """(case, result) as they are done, with a progress bar; for a case that cannot be used, the reason as text.
 
@@ -51,7 +64,7 @@ def for_each_case(
     # one core a worker: products that spread over all cores would get in each other's way
     with (
         threadpool_limits(1),
-        tqdm(total=len(cases), desc=title, unit="case", dynamic_ncols=True, disable=not cases) as bar,
+        tqdm(total=len(cases), desc=title, unit="case", dynamic_ncols=True, disable=not len(cases)) as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
         running: dict[Future[T], W] = {}

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from nnssl.errors import NnsslError
 from nnssl.ingest.find import find
 from nnssl.ingest.identity import Pseudonyms
-from nnssl.ingest.ledger import Record
+from nnssl.ingest.record import Record
+from nnssl.ingest.scan import Scan
 from nnssl.ingest.take import Taker, Task
 from nnssl.planning.refusal import REASONS
 from tests.ingest.scans import texture, write, write_nifti, write_series
@@ -96,7 +97,8 @@ def check(kind: str, content: bytes, accepted: frozenset[str] = ACCEPTED) -> lis
             (folder / "spacing.csv").write_text(f"folder,spacing_mm\n{folder.name},1 1 2\n")
         source = folder / f"scan.{kind}" if kind in ("csv", "json") else folder
         try:
-            scans = find(source, form="auto", pseudonyms=Pseudonyms(b"key")).scans
+            scans: list[Scan] = []
+            find(source, form="auto", pseudonyms=Pseudonyms(b"key"), take=scans.append)
         except NnsslError as error:
             assert kind in ("csv", "json") and str(source) in str(error)
             return []

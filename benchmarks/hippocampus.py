@@ -16,11 +16,10 @@ import torch
 from torch import nn
 
 from nnssl.cli.plan_and_preprocess import main as plan_and_preprocess
-from nnssl.data.collection import Collection
 from nnssl.engine.plan import plan_info
 from nnssl.evaluate.probe import LabelledCase, ProbeConfig, probe_dice
 from nnssl.evaluate.statistics import mean_dice
-from nnssl.method import Batch, DataInfo, PlanInfo
+from nnssl.method import PlanInfo
 from nnssl.testing_world import small_architecture
 
 FEATURES = (8, 16, 32, 64)
@@ -28,27 +27,31 @@ FEATURES = (8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class World:
-    """Data that all rows share."""
+    """Data that all rows share.
 
-    collection: Collection
+    Attributes:
+        folder: the preprocessed unlabelled cases.
+        plan: a small one.
+        few: labelled cases that the probe is fitted on.
+        rest: and those that it is tested on.
+    """
+
+    folder: Path
     plan: PlanInfo
     few: list[LabelledCase]
     rest: list[LabelledCase]
 
-    def data(self, batch_size: int, steps: int) -> DataInfo:
-        """As the engine tells it."""
-        return self.collection.data_info(batch_size=batch_size, steps_per_epoch=steps)
 
-
-def prepare(source: Path, workspace: Path, *, features: Sequence[int] = FEATURES, trainer: str | None = None) -> World:
+def prepare(
+    source: Path, workspace: Path, *, features: Sequence[int] = FEATURES, trainers: Sequence[str] = ()
+) -> World:
     """Plan and preprocess the unlabelled cases; read the labelled ones.
 
     Args:
         source: an nnU-Net folder with imagesTr, labelsTr and a splits.json that names `pretrain_unlabelled`,
             `fine_tune_labelled` and `few_shot_5` cases; images of about 1 mm, of one channel.
         workspace: an empty folder.
-        features: of the small network's stages.
-        trainer: whose raw values and sidecars to make besides.
+        trainers: whose raw values, sidecars and tables to make besides.
     """
     splits = json.loads((source / "splits.json").read_text())
     raw = workspace / "nnUNet_raw" / "Dataset745_Collapse"
@@ -58,16 +61,16 @@ def prepare(source: Path, workspace: Path, *, features: Sequence[int] = FEATURES
     names = {"channel_names": {"0": "T1"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
     (raw / "dataset.json").write_text(json.dumps(names | {"numTraining": len(splits["pretrain_unlabelled"])}))
     if plan_and_preprocess(
-        ["-d", "745", "--workspace", str(workspace), "-np", "1", *(["--for", trainer] if trainer else [])]
+        ["-d", "745", "--workspace", str(workspace), "-np", "1", *(["--for", *trainers] if trainers else [])]
     ):
         sys.exit("planning failed; see above")
     preprocessed = workspace / "nnUNet_preprocessed" / raw.name
     plans = json.loads((preprocessed / "nnsslPlans.json").read_text())
     configuration = plans["configurations"]["3d_fullres"]
-    configuration["architecture"] = small_architecture(features=features)
+    configuration["architecture"] = small_architecture(features=FEATURES)
     few = set(splits["few_shot_5"])
     return World(
-        collection=Collection.from_datasets([preprocessed / "nnsslPlans_3d_fullres"]),
+        folder=preprocessed / "nnsslPlans_3d_fullres",
         plan=plan_info(configuration, channels=1),
         few=[labelled(source, case) for case in sorted(few)],
         rest=[labelled(source, case) for case in splits["fine_tune_labelled"] if case not in few],
@@ -93,8 +96,3 @@ def probe(network: nn.Module, world: World) -> float:
     config = ProbeConfig(voxels_per_class=500)
     scores = probe_dice(network, world.few, world.rest, classes=(0, 1, 2), config=config)
     return float(np.mean([mean_dice(score) for score in scores.values()]))
-
-
-def same(batch: Batch, micro: int) -> Batch:
-    """The batch, whichever micro-batch is asked for: there is one."""
-    return batch

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from nnssl.paths import VARIABLES
 from tests.engine.workspace import DATASET, make_workspace
+from tests.plugins.scripts import benchmark
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
 BASE = {
     "batch_size": "8", "epochs": "4", "steps_per_epoch": "40", "threads": "1", "save_every_minutes": "60",
     "optimizer.lr": "2e-3", "optimizer.warmup_epochs": "0.25", "method.prototypes": "256", "method.hidden": "64",
@@ -77,29 +74,14 @@ def test_the_run_that_they_were_broken_from_is_healthy(workspace: Path, monkeypa
     assert 0.05 < look["values"]["teacher_entropy"] < 0.98
 
 
-@pytest.fixture(scope="module")
-def benchmark_script() -> ModuleType:
-    """The script that the default preset was found with."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))  # as Python does for a script
-    spec = importlib.util.spec_from_file_location("dino_pooling", ROOT / "benchmarks" / "dino_pooling.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["dino_pooling"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_default_dino3d_learns_where_the_published_head_becomes_uniform(
-    benchmark_script: ModuleType, shared_data: Path, tmp_path: Path
-) -> None:
-    world = importlib.import_module("hippocampus").prepare(shared_data / "Task04_Hippocampus", tmp_path)
-    rows = benchmark_script.ROWS
-    default = benchmark_script.run(rows["default, 4 local views"], world, steps=160, seed=0)
+def test_default_dino3d_learns_where_the_published_head_becomes_uniform(shared_data: Path, tmp_path: Path) -> None:
+    world = benchmark("hippocampus").prepare(shared_data / "Task04_Hippocampus", tmp_path)
+    script = benchmark("dino_pooling")
+    default = script.run(script.ROWS["short, 4 local views"], world, steps=160, seed=0)
     assert default["teacher_kl_last"] < 0.7 * default["teacher_kl_first"]
     assert default["entropy_min"] > 0.05
     assert default["entropy_max"] < 0.98
     assert default["probe"] > default["probe_before"] + 0.02
-    published = benchmark_script.run(rows["mean, none"], world, steps=80, seed=0)
+    published = script.run(script.ROWS["mean, none"], world, steps=80, seed=0)
     assert published["teacher_entropy_last"] > 0.98
     assert published["cosine_start"] > 0.99

@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from nnssl_mae.method import MAE, MAEConfig
 
 from nnssl.testing_world import local_step, noise_batch, small_networks
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def benchmark_script() -> ModuleType:
-    """The script that the default preset was found with."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))  # as Python does for a script
-    spec = importlib.util.spec_from_file_location("desd_collapse", ROOT / "benchmarks" / "desd_collapse.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["desd_collapse"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+from tests.plugins.scripts import benchmark
 
 
 @pytest.mark.slow
-def test_default_desd_learns_where_the_published_head_becomes_uniform(
-    benchmark_script: ModuleType, shared_data: Path, tmp_path: Path
-) -> None:
-    world = benchmark_script.prepare(shared_data / "Task04_Hippocampus", tmp_path)
-    rows = benchmark_script.ROWS
-    default = benchmark_script.run(rows["default"], world, steps=160, seed=1)
+def test_default_desd_learns_where_the_published_head_becomes_uniform(shared_data: Path, tmp_path: Path) -> None:
+    world = benchmark("hippocampus").prepare(shared_data / "Task04_Hippocampus", tmp_path)
+    script = benchmark("desd_collapse")
+    default = script.run(script.ROWS["short"], world, steps=160, seed=1)
     assert default["teacher_kl_last"] < 0.7 * default["teacher_kl_first"]
     assert default["entropy_min"] > 0.05
     assert default["entropy_max"] < 0.98
     assert default["probe"] > default["probe_before"] + 0.02
-    published = benchmark_script.run(rows["published head, tau .04-.07"], world, steps=160, seed=1)
+    published = script.run(script.ROWS["published head, tau .04-.07"], world, steps=160, seed=1)
     assert published["teacher_entropy_last"] > 0.97
 
 

@@ -1,0 +1,249 @@
+"""Does a method learn in minutes? Short runs of trainers on real scans: losses, entropy, frozen probe, correspondence.
+
+    python benchmarks/learning.py ../shared/data/Task04_Hippocampus [--rows AliceTrainer] [--steps 300] [--seeds 0 1 2]
+
+A row is a trainer with a short run's changes of its default recipe (`ROWS`). Every run is judged against the same
+network before its first step: Dice of a linear layer on frozen maps, fitted on 5 labelled cases and tested on 35; and,
+on 64 boxes of held-out scans, each seen twice (turned by up to 15 degrees, zoomed by 0.8 to 1.25, another gamma), the
+error of finding a voxel again, with a 95 % interval of its change over boxes. Prints a table and one JSON line a run.
+
+The folder is an nnU-Net one with imagesTr, labelsTr and a splits.json that names `pretrain_unlabelled`,
+`fine_tune_labelled` and `few_shot_5` cases; images of about 1 mm, of one channel. desd_collapse.py, dino_pooling.py and
+vox2vec_probe.py are tables of one method each, by the same measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hippocampus import FEATURES, World, prepare, probe
+
+from nnssl.blocks.sampling import voxel_vectors
+from nnssl.encoders.factory import PlanNetworks
+from nnssl.engine.feed import Feed
+from nnssl.engine.health_metrics import correspondence_error_mm, watch_scalars
+from nnssl.engine.optim import Schedule
+from nnssl.engine.probe_set import ProbeSet, held_out_probe
+from nnssl.engine.recipe import Recipe
+from nnssl.engine.step import StepRunner
+from nnssl.evaluate.statistics import bootstrap_interval
+from nnssl.method import Method
+from nnssl.registry import find_trainer
+from nnssl.testing_world import small_architecture
+
+BOXES = 64
+EPOCHS = 10  # of a short run, one of them warm-up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What a run changes.
+
+    Attributes:
+        trainer: class name.
+        method: keys of the method.
+        recipe: keys of the recipe.
+        optimizer: keys of the optimizer.
+        residual: a residual encoder, as in nnU-Net's ResEnc plans.
+        shipped: all epochs of the trainer's own recipe, with fewer steps each, in place of ten with one of warm-up.
+    """
+
+    trainer: str
+    method: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    residual: bool = False
+    shipped: bool = False
+
+    def of_length(self, steps: int, seed: int) -> Recipe:
+        """The trainer's recipe for a run of `steps`."""
+        recipe: Recipe = find_trainer(self.trainer).recipe
+        short = {} if self.shipped else {"epochs": EPOCHS}
+        optimizer = self.optimizer if self.shipped else {"warmup_epochs": 1, **self.optimizer}
+        return replace(
+            recipe,
+            **short,
+            steps_per_epoch=max(1, steps // short.get("epochs", recipe.epochs)),
+            seed=seed,
+            precision="fp32",
+            optimizer=replace(recipe.optimizer, **optimizer),
+            method=replace(recipe.method, **self.method),
+            **self.recipe,
+        )
+
+
+# A teacher that follows within 50 steps and a rate for few steps, where the default ones are for 75,000.
+SHORT = {"teacher_momentum": 0.98, "frozen_epochs": 0}
+ROWS = {
+    "DeSDTrainer": Row(trainer="DeSDTrainer", method=SHORT, optimizer={"lr": 2e-3}, recipe={"batch_size": 16}),
+    "DINO3DTrainer": Row(
+        trainer="DINO3DTrainer",
+        method={**SHORT, "local_views": 2},
+        optimizer={"lr": 2e-3},
+        recipe={"batch_size": 16},
+    ),
+    "CADSTrainer": Row(trainer="CADSTrainer", method=SHORT, optimizer={"lr": 2e-3}, recipe={"batch_size": 16}),
+    "AliceTrainer": Row(trainer="AliceTrainer", method=SHORT, optimizer={"lr": 1e-3}, recipe={"batch_size": 8}),
+    "MAETrainer": Row(trainer="MAETrainer", optimizer={"lr": 5e-3}, recipe={"batch_size": 4}),
+    "Vox2VecTrainer": Row(trainer="Vox2VecTrainer", method={"voxels": 512, "view_voxels": 24 * 32 * 32}),
+    "AnatEmbedTrainer": Row(trainer="AnatEmbedTrainer", method={"width": 32}),
+}
+
+
+def run(row: Row, world: World, *, steps: int, seed: int) -> dict[str, float]:
+    """Pretrain a row and measure it.
+
+    Args:
+        row: what it changes.
+        world: the data, with all that the row's trainer needs on disk.
+        steps: optimizer steps, a multiple of the recipe's epochs.
+        seed: of weights, draws and boxes.
+
+    Returns:
+        every loss in the first step and over the last tenth ("loss_first", "loss_last", ..), what is watched over the
+        first and last tenth and its extremes ("teacher_entropy_first", .., "entropy_min", "entropy_max"), "probe" and
+        "mm" with "_before", the interval "mm_low" to "mm_high", and "seconds".
+    """
+    recipe, trainer = row.of_length(steps, seed), find_trainer(row.trainer)
+    needs = trainer.method.needs(recipe.method)
+    feed = Feed([world.folder], mix=(), needs=needs, recipe=recipe, trainer=row.trainer)
+    feed.describe(trainer.method.views(recipe.method, world.plan, feed.info), world.plan)
+    torch.manual_seed(seed)
+    architecture = small_architecture(features=FEATURES, residual=row.residual)
+    method: Method = trainer.method(recipe.method, PlanNetworks(architecture, world.plan, feed.info)).train()
+    boxes = held_out_probe(feed.collection, world.plan, needs, seed=seed, boxes=BOXES)
+    began, (before, lost) = time.perf_counter(), look(method, world, boxes)
+    losses, watched = steps_of(method, recipe, feed)
+    after, error = look(method, world, boxes)
+    low, high = bootstrap_interval(error - lost)
+    return {
+        **ends(losses, first=1),
+        **ends(watched, first=max(1, len(watched) // 10)),
+        **extremes([one["teacher_entropy"] for one in watched if "teacher_entropy" in one]),
+        "probe_before": before, "probe": after,
+        "mm_before": float(lost.mean()), "mm": float(error.mean()), "mm_low": low, "mm_high": high,
+        "seconds": time.perf_counter() - began,
+    }  # fmt: skip
+
+
+def steps_of(method: Method, recipe: Recipe, feed: Feed) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """Train; the losses and the watched scalars of every step."""
+    runner = StepRunner(method, recipe=recipe, schedule=Schedule(recipe), device=torch.device("cpu"))
+    losses, watched = [], []
+    with feed.stream(torch.device("cpu"), workers=0) as stream:
+        for index in range(recipe.total_steps):
+            outcome = runner(index, partial(stream.batch, index), observe=watch_scalars)
+            losses.append({name: float(value) for name, value in outcome.losses.items()})
+            watched.append({name: float(value) for name, value in outcome.watched.items()})
+    return losses, watched
+
+
+def look(method: Method, world: World, boxes: ProbeSet) -> tuple[float, np.ndarray[Any, Any]]:
+    """Dice of the frozen probe on the networks to be exported; error of every box."""
+    exported = method.export_network()
+    return probe(exported.decoder or exported.encoder, world), correspondence(method, boxes)
+
+
+def correspondence(method: Method, boxes: ProbeSet) -> np.ndarray[Any, Any]:
+    """Median error in mm of every box, of finding a voxel of its first view in its second by the nearest vector."""
+    errors = []
+    method.eval()
+    for box in boxes.boxes:
+        if len(box.points_mm) < 2:
+            continue
+        with torch.no_grad():
+            pyramid = method.features(box.images).pyramid
+            query, candidates = (
+                voxel_vectors([level[view] for level in pyramid], box.points[view].float(), box.images.shape[2:])
+                for view in range(2)
+            )
+        errors.append(float(correspondence_error_mm(query, candidates, box.points_mm, box.points_mm).median()))
+    method.train()
+    return np.array(errors)
+
+
+def ends(values: Sequence[Mapping[str, float]], *, first: int) -> dict[str, float]:
+    """Means over the first `first` steps and the last tenth."""
+    parts = {"first": values[:first], "last": values[-max(1, len(values) // 10) :]}
+    return {
+        f"{name}_{end}": float(np.mean([one[name] for one in part])) for end, part in parts.items() for name in part[0]
+    }
+
+
+def extremes(entropies: Sequence[float]) -> dict[str, float]:
+    """Least and most, where there are any."""
+    return {"entropy_min": min(entropies), "entropy_max": max(entropies)} if entropies else {}
+
+
+def main() -> None:
+    """Run the rows one after the other."""
+    run_rows(ROWS, run, about=__doc__ or "", steps=300, trainers=[row.trainer for row in ROWS.values()])
+
+
+def run_rows(
+    rows: Mapping[str, Any],
+    run: Callable[..., dict[str, float]],
+    *,
+    about: str,
+    steps: int,
+    trainers: Sequence[str],
+) -> None:
+    """Read the command line, run the rows it names, print a table and the JSON lines.
+
+    Args:
+        rows: by name.
+        run: called with a row, the data, `steps` and `seed`.
+        about: the script's description.
+        steps: of a run, unless the command line says otherwise.
+        trainers: whose raw values, sidecars and tables to make.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, nargs="?", default=Path("../shared/data/Task04_Hippocampus"))
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows), metavar="ROW")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+    if not arguments.source.is_dir():
+        sys.exit(f"No scans at {arguments.source}; give the folder of MSD Task04_Hippocampus with a splits.json.")
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    with tempfile.TemporaryDirectory() as folder:
+        asked = [trainer for trainer in trainers if trainer in arguments.rows or len(set(trainers)) == 1]
+        world = prepare(arguments.source, Path(folder), trainers=asked)
+        print(
+            "| run | seed | loss, first to last | H / ln K, first to last (least to most) | KL | probe, untrained to "
+            "trained | mm, untrained to trained (interval of the change) | s |\n|---|---|---|---|---|---|---|---|"
+        )
+        for name in arguments.rows:
+            for seed in arguments.seeds:
+                found = run(rows[name], world, steps=arguments.steps, seed=seed)
+                print(line(name, seed, found), flush=True)
+                print(json.dumps({"row": name, "steps": arguments.steps, "seed": seed} | found), file=sys.stderr)
+
+
+def line(name: str, seed: int, found: Mapping[str, float]) -> str:
+    """A line of the table."""
+    entropy = kl = "-"
+    if "entropy_min" in found:
+        entropy = "{teacher_entropy_first:.2f} to {teacher_entropy_last:.2f} ({entropy_min:.2f} to {entropy_max:.2f})"
+        kl = "{teacher_kl_first:.2f} to {teacher_kl_last:.2f}"
+    text = (
+        f"| {name} | {seed} | {{loss_first:.2f}} to {{loss_last:.2f}} | {entropy} | {kl} | {{probe_before:.3f}} to "
+        "{probe:.3f} | {mm_before:.1f} to {mm:.1f} ({mm_low:+.1f} to {mm_high:+.1f}) | {seconds:.0f} |"
+    )
+    return text.format(**found)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Read once, at import: asking means setting it, and two threads that ask at the same time could leave it at 0.
 _UMASK = os.umask(0)
@@ -43,6 +44,27 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a torch file of tensors and plain values.
+
+    Raises:
+        OSError: what the system refused, as it said it. torch turns a refused write into a RuntimeError about positions
+            in its file, under which the reason lies.
+    """
+    import torch
+
+    try:
+        with path.open("wb") as stream:
+            torch.save(dict(content), stream)
+    except RuntimeError as error:
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):
+            reason = reason.__context__
+        if reason is None:
+            raise
+        raise reason from None
 
 
 def _sync(path: Path) -> None:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnssl.blocks.collectives import rank, world_size
@@ -128,8 +128,9 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
         if rank() == 0:
             if self.options.continue_run:
                 self.folder.check_data(self.feed.identity)
+                self.folder.check_plans(self.plans_manager.plans)
             self.folder.hold()
-        self._wait_for_all()
+        distributed.wait_for_all()
         state = None
         if self.options.continue_run:
             state = checkpoint.load_state(self.folder.path, say=self.print_to_log_file)
@@ -223,8 +224,16 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
         Raises:
             SystemExit: the run was asked to stop and left in good order; 128 + the signal's number.
             TrainingDiverged: a loss or gradient was not finite.
+            DeviceError: another rank is gone or hangs.
         """
         try:
+            self._train()
+        finally:
+            self._close()
+
+    def _train(self) -> None:
+        """The steps, after what comes before them and before what comes after them."""
+        with distributed.all_ranks_or_none():
             self.on_train_start()
             with StopRequest() as self.request:
                 for index in range(self.steps_done, self.run_recipe.total_steps):
@@ -238,8 +247,6 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
                     if rank() == 0 and self.clock.due(epoch_end=epoch_end):
                         self.save_checkpoint(publish=epoch_end)
                 self.on_train_end()
-        finally:
-            self._close()
 
     def train_step(self, index: int) -> None:
         """One optimizer step, entered into the journal and queued for its verdict."""
@@ -281,7 +288,7 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
                 self._publish(FINAL, final=True)
                 for sentence in self._next_commands():
                     self.print_to_log_file(sentence)
-        self._wait_for_all()
+        distributed.wait_for_all()
 
     def _leave(self) -> None:
         """Save and end the process, on all ranks after the same step."""
@@ -289,7 +296,7 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
         if rank() == 0:
             self.save_checkpoint()
             self.print_to_log_file(f"Asked to stop: the state after step {self.steps_done} is saved; go on with --c.")
-        self._wait_for_all()
+        distributed.wait_for_all()
         raise SystemExit(self.request.exit_code)
 
     def _measure_health(self) -> None:
@@ -310,6 +317,7 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
         """
         if self.disable_checkpointing or not self.gate.sound():
             return
+        self.folder.check_held()
         began = time.monotonic()
         checkpoint.save_state(self.folder.path, self._state())
         if publish:
@@ -379,15 +387,12 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Nothing: there are no labels. Stock nnU-Net calls this after the training."""
 
-    def _wait_for_all(self) -> None:
-        if world_size() > 1:
-            dist.barrier()
-
     def _close(self) -> None:
         """Stop the workers, finish the journal, give the folder free."""
-        if hasattr(self, "stream"):
-            self.stream.close()
-        if self.journal is not None:
-            self.journal.close()
-        if hasattr(self, "folder"):
-            self.folder.release()
+        with ExitStack() as last:  # each is done, in reverse order, whatever becomes of the others
+            if hasattr(self, "folder"):
+                last.callback(self.folder.release)
+            if self.journal is not None:
+                last.callback(self.journal.close)
+            if hasattr(self, "stream"):
+                last.callback(self.stream.close)

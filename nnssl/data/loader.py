@@ -23,7 +23,7 @@ from nnssl.data.order import CaseOrder
 from nnssl.data.reading import LoadedSample, load_sample
 from nnssl.data.requirements import check_spec
 from nnssl.data.sampler import draw_sample
-from nnssl.errors import RecipeError
+from nnssl.errors import DataError, RecipeError
 from nnssl.method import Batch, SourceInfo
 from nnssl.needs import Needs
 from nnssl.views.generate import make_view
@@ -144,15 +144,21 @@ class ViewStream:
         """Micro-batch `micro` of optimizer step `index`; asking in order is fast, any order is right.
 
         Raises:
-            DataError: a case cannot be read; names the case and the file.
+            DataError: a case cannot be read (names the case and the file), or there is not enough memory.
         """
         number = index * self._slicing.micros + micro
         started = time.perf_counter()
-        if self._pool is None:
-            loaded = self._prepare(number)
-        else:
-            self._read_ahead(number)
-            loaded = self._ahead.pop(number).result()
+        try:
+            if self._pool is None:
+                loaded = self._prepare(number)
+            else:
+                self._read_ahead(number)
+                loaded = self._ahead.pop(number).result()
+        except MemoryError as error:
+            raise DataError(
+                f"There is not enough memory to read and make the views of step {index} ({error}). Use fewer workers "
+                f"(-num_workers) or a smaller batch_size; a run that was saved goes on with --c."
+            ) from error
         self.waited_seconds += time.perf_counter() - started
         if isinstance(loaded, Batch):
             return loaded

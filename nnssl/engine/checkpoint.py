@@ -6,6 +6,7 @@ CRC-32, which is checked before anything is used; a damaged latest falls back to
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import zipfile
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from nnssl.atomic import whole_file
+from nnssl.atomic import whole_file, write_tensors
 from nnssl.errors import StateError
 
 LATEST = "state_latest.pth"
@@ -39,13 +40,14 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> Path:
     latest = folder / LATEST
     try:
         with whole_file(latest) as temporary:
-            with temporary.open("wb") as file:
-                torch.save({"format": FORMAT, **state}, file)
+            write_tensors(temporary, {"format": FORMAT, **state})
             _keep_previous(folder)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch reports other failures of its writer as RuntimeErrors
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space" if full else "see that the folder can be written"
         raise StateError(
             f"The training state could not be written to {latest} ({error}). Free on that disk: {_free(folder)}. The "
-            f"states saved before are whole; free some space and continue with --c."
+            f"states saved before are whole; {remedy} and continue with --c."
         ) from error
     return latest
 
@@ -122,7 +124,11 @@ def _keep_previous(folder: Path) -> None:
         latest.replace(previous)
         return
     spare.replace(previous)
+    spare.unlink(missing_ok=True)  # a rename leaves both names where they are one file: a save was killed
 
 
 def _free(folder: Path) -> str:
-    return f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB"
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB"
+    except OSError:  # the disk itself may be gone
+        return "unknown"

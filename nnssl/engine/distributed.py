@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -18,9 +19,12 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from nnssl.blocks.collectives import rank, world_size
 from nnssl.engine.signals import SIGNALS
-from nnssl.errors import DeviceError, RecipeError
+from nnssl.errors import DeviceError, RecipeError, UsageError
 
-TIMEOUT = timedelta(minutes=30)  # rank 0 saves and measures health while the others wait
+PATIENCE_MINUTES = 30.0  # rank 0 saves and measures health while the others wait
+PATIENCE_VARIABLE = "NNSSL_RANK_TIMEOUT_MINUTES"
+# How gloo words a lost or silent peer: its errors are plain RuntimeErrors, those of other backends are DistErrors.
+_LOST = re.compile(r"gloo|connection (closed|reset|refused)|pair closure|timed out|nccl", re.IGNORECASE)
 
 
 def local_rank() -> int:
@@ -93,11 +97,62 @@ def process_group(device_type: str) -> Iterator[None]:
         return
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=TIMEOUT)
+    with all_ranks_or_none():
+        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=patience())
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def patience() -> timedelta:
+    """How long a rank waits for the others before it takes them for lost: 30 minutes, or NNSSL_RANK_TIMEOUT_MINUTES.
+
+    Raises:
+        UsageError: the variable is no positive number.
+    """
+    given = os.environ.get(PATIENCE_VARIABLE, str(PATIENCE_MINUTES))
+    try:
+        minutes = float(given)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise UsageError(f"{PATIENCE_VARIABLE} must be a number of minutes over 0; it is {given!r}.")
+    return timedelta(minutes=minutes)
+
+
+def wait_for_all() -> None:
+    """Return when every rank is here; at once without a process group."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+@contextmanager
+def all_ranks_or_none() -> Iterator[None]:
+    """Within it, what torch says when another rank is gone or silent becomes a sentence, and this rank ends too.
+
+    Raises:
+        DeviceError: another rank was killed, failed, hangs or never came.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        ranks = int(os.environ.get("WORLD_SIZE", world_size()))
+        known = isinstance(error, dist.DistError) or _LOST.search(str(error)) is not None
+        if ranks == 1 or not known:
+            raise
+        silent = re.search("timed out|timeout", str(error), re.IGNORECASE) is not None
+        found = (
+            f"waited {patience().total_seconds() / 60:g} minutes for another rank, which hangs, stopped or never came"
+            if silent
+            else "lost another rank: it was killed, its machine is gone, or it failed with an error of its own"
+        )
+        advice = f" If ranks are slow and not lost, raise {PATIENCE_VARIABLE}." if silent else ""
+        raise DeviceError(
+            f"Rank {os.environ.get('RANK', rank())} of {ranks} {found} (look at what the other ranks said). This rank "
+            f"ends too. The states saved before are whole: start all ranks again with --c.{advice} torch said: "
+            f"{str(error).splitlines()[0][:300]}"
+        ) from error
 
 
 def spawn_ranks(function: Callable[..., None], arguments: tuple[Any, ...], *, ranks: int) -> int:

@@ -223,7 +223,7 @@ def resolve(trainer: Any, preset: str = "default", overrides: Mapping[str, objec
 
 def differences(stored: Mapping[str, Any], recipe: Recipe) -> list[str]:
     """Where `recipe` differs from a stored `to_json()`, as "key: stored -> new", free keys left out."""
-    before, after = _leaves(stored), _leaves(recipe.to_json())
+    before, after = leaves(stored), leaves(recipe.to_json())
     keys = sorted({*before, *after})
     return [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
@@ -255,9 +255,10 @@ class _Loose(Recipe):
         return cls(**{name: getattr(recipe, name) for name in recipe.__dataclass_fields__})
 
 
-def _leaves(tree: object, prefix: str = "") -> dict[str, object]:
+def leaves(tree: object, prefix: str = "") -> dict[str, object]:
+    """{dotted key: value} of nested mappings, to compare two of them key by key."""
     if isinstance(tree, Mapping):
-        return {k: v for name, inner in tree.items() for k, v in _leaves(inner, f"{prefix}{name}.").items()}
+        return {k: v for name, inner in tree.items() for k, v in leaves(inner, f"{prefix}{name}.").items()}
     return {prefix[:-1]: tree}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +20,12 @@ import torch
 from nnssl.atomic import whole_file
 from nnssl.engine.checkpoint import LATEST, PREVIOUS
 from nnssl.engine.precision import settled
-from nnssl.engine.recipe import Recipe, differences, resolve
+from nnssl.engine.recipe import Recipe, differences, leaves, resolve
 from nnssl.errors import RecipeError, StateError, UsageError
 
 RECIPE = "recipe.json"
+PLANS = "plans.json"
+LOCK = ".lock"
 FINAL = "checkpoint_final.pth"
 NEWEST = "pretrained_latest.pth"
 VARIABLE = "NNSSL_RECIPE"
@@ -88,44 +91,75 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[str] | None = None
+        self._held_as = ""
+        self._seen = self._signs_of_life()
         file = path / RECIPE
         self.stored: dict[str, Any] | None = None
         if file.is_file():
-            try:
-                self.stored = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise StateError(
-                    f"{file} cannot be read ({error}). Restore it, or start under another --name."
-                ) from None
-            if not isinstance(self.stored, dict) or not isinstance(self.stored.get("recipe"), dict):
+            self.stored = _json_object(file)
+            if not isinstance(self.stored.get("recipe"), dict):
                 raise StateError(f"{file} holds no run's recipe. Restore it, or start under another --name.")
 
     def hold(self) -> None:
         """Lock the folder and clear away what killed processes left half-written.
 
         Raises:
-            UsageError: another process holds it.
+            UsageError: another process holds it, or held it since this one looked at what is in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        file = (self.path / ".lock").open("a+", encoding="utf-8")
+        file = (self.path / LOCK).open("a+", encoding="utf-8")
         if not lock(file):
             file.seek(0)
+            holder = file.read().partition(", token ")[0].strip()
+            file.close()
             raise UsageError(
-                f"Another process ({file.read().strip() or 'unknown'}) is training in {self.path}. Wait for it or stop "
+                f"Another process ({holder or 'unknown'}) is training in {self.path}. Wait for it or stop "
                 f"it; or start beside it with another --name."
             )
+        if self._signs_of_life() != self._seen:
+            file.close()
+            raise UsageError(
+                f"Another process trained in {self.path} while this one was starting. Look at what it did; then go on "
+                f"with --c, or start beside it with another --name. Nothing was changed."
+            )
+        machine = os.uname().nodename if hasattr(os, "uname") else "this machine"
+        self._held_as = f"process {os.getpid()} on {machine}, token {secrets.token_hex(8)}"
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename if hasattr(os, 'uname') else 'this machine'}")
+        file.write(self._held_as)
         file.flush()
         self._lock = file  # the lock lasts as long as the file is open, and no longer than the process
         for leftover in self.path.glob(".*.partial"):
             leftover.unlink(missing_ok=True)
+
+    def check_held(self) -> None:
+        """Look whether the folder is still ours: not every shared disk knows locks, and a lock file can be deleted.
+
+        Raises:
+            StateError: another process has taken the folder; nothing more is written by this one.
+        """
+        try:
+            found = (self.path / LOCK).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            found = ""
+        except PermissionError:  # Windows lets nobody read what is locked, and there the lock is real
+            return
+        if found != self._held_as:
+            who = found.partition(", token ")[0] or "somebody who deleted its lock file"
+            raise StateError(
+                f"{self.path} was taken over by {who} while this process was training there. This one stops without "
+                f"saving; what the other saves stays. Let one process train in a folder; start others with --name."
+            )
 
     def release(self) -> None:
         """Give the folder free."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _signs_of_life(self) -> list[tuple[str, int, int]]:
+        """Name, time and inode of the files by which a run is known."""
+        known = [self.path / name for name in (RECIPE, LATEST, PREVIOUS, FINAL)]
+        return [(file.name, file.stat().st_mtime_ns, file.stat().st_ino) for file in known if file.is_file()]
 
     def recipe_for(self, trainer: Any, options: RunOptions, device: torch.device) -> Recipe:
         """The recipe of the run to be started or continued, with what `precision=auto` means on `device`.
@@ -173,6 +207,25 @@ class RunFolder:
                 f"Give the same data sets and --mix, or start beside it with --name NAME."
             )
 
+    def check_plans(self, plans: Mapping[str, Any]) -> None:
+        """Compare the plans with those that the run to be continued began with.
+
+        Raises:
+            RecipeError: they differ; the differing keys are named.
+        """
+        file = self.path / PLANS
+        if self.stored is None or not file.is_file():
+            return
+        before, now = leaves(_json_object(file)), leaves(json.loads(json.dumps(plans)))
+        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if changed:
+            shown = "; ".join(f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}" for key in changed[:4])
+            more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
+            raise RecipeError(
+                f"The run in {self.path} was trained with other plans: {shown}{more}. Restore the plans file (the run "
+                f"keeps its own in {file}), or start beside it with --name NAME."
+            )
+
     def write_identity(
         self, *, trainer: str, preset: str, recipe: Recipe, data: Mapping[str, Any], weights: str | None
     ) -> None:
@@ -193,6 +246,16 @@ class RunFolder:
         """Write a JSON file into the folder, whole or not at all."""
         with whole_file(self.path / name) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StateError(f"{file} cannot be read ({error}). Restore it, or start under another --name.") from None
+    if not isinstance(content, dict):
+        raise StateError(f"{file} holds no JSON object. Restore it, or start under another --name.")
+    return content
 
 
 def _nested(overrides: Mapping[str, object]) -> dict[str, object]:

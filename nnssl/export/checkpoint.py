@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnssl.atomic import whole_file
+from nnssl.atomic import whole_file, write_tensors
 from nnssl.encoders.other import OtherNetwork
 from nnssl.errors import ExportError
 from nnssl.export.adaptation import adaptation_plan, resolved_configuration
@@ -130,14 +130,15 @@ def publish(
     if exported.heads is not None:
         content["heads"] = {name: value.detach().cpu() for name, value in exported.heads.state_dict().items()}
     with whole_file(path) as temporary:
-        save(content, temporary)
+        write_tensors(temporary, content)
         compared = prove(temporary, promised, architecture=architecture, channels=channels)
-    report = ExportReport(
-        path=path, encoder_tensors=counts["encoder"], decoder_tensors=counts["decoder"], compared=compared
-    )
-    write_encoder(path.with_name(ENCODER_FILE), network.state_dict(), about, content["nnssl_adaptation_plan"])
-    with whole_file(path.with_name(CARD_FILE)) as temporary:
-        temporary.write_text(model_card(path.name, about, content["citations"], str(report)), encoding="utf-8")
+        report = ExportReport(
+            path=path, encoder_tensors=counts["encoder"], decoder_tensors=counts["decoder"], compared=compared
+        )
+        # the weights take their name last: where they are, everything is
+        write_encoder(path.with_name(ENCODER_FILE), network.state_dict(), about, content["nnssl_adaptation_plan"])
+        with whole_file(path.with_name(CARD_FILE)) as card:
+            card.write_text(model_card(path.name, about, content["citations"], str(report)), encoding="utf-8")
     return report
 
 
@@ -146,12 +147,14 @@ def _publish_other(path: Path, network: OtherNetwork, content: Mapping[str, Any]
     from nnssl.export.sources import read_any
 
     with whole_file(path) as temporary:
-        save(content, temporary)
+        write_tensors(temporary, content)
         compared = compare(network, read_any(temporary))
-    report = ExportReport(path=path, encoder_tensors=compared, decoder_tensors=0, compared=compared, other=network.name)
-    with whole_file(path.with_name(CARD_FILE)) as temporary:
-        card = model_card(path.name, content["provenance"], content["citations"], str(report))
-        temporary.write_text(card, encoding="utf-8")
+        report = ExportReport(
+            path=path, encoder_tensors=compared, decoder_tensors=0, compared=compared, other=network.name
+        )
+        with whole_file(path.with_name(CARD_FILE)) as card:
+            words = model_card(path.name, content["provenance"], content["citations"], str(report))
+            card.write_text(words, encoding="utf-8")
     return report
 
 
@@ -176,13 +179,6 @@ def _fill(network: nn.Module, encoder: nn.Module, decoder: nn.Module | None) -> 
         for name, value in promised.items():
             state[name].copy_(value)
     return promised
-
-
-def save(content: Mapping[str, Any], path: Path) -> None:
-    """Write a torch file of plain values and tensors."""
-    # through a stream: torch's own writer turns a full disk into a RuntimeError, a stream says OSError
-    with path.open("wb") as stream:
-        torch.save(dict(content), stream)
 
 
 def write_encoder(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any], plan: Mapping[str, Any]) -> None:

@@ -19,10 +19,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from nnssl.atomic import whole_file
+from nnssl.atomic import whole_file, write_tensors
 from nnssl.errors import ExportError, PlanError
 from nnssl.export.adaptation import adaptation_plan
-from nnssl.export.checkpoint import CLASSES, save, write_encoder
+from nnssl.export.checkpoint import CLASSES, write_encoder
 from nnssl.export.fit import Fit, fit
 from nnssl.export.plain import plain
 from nnssl.export.proof import fresh_network, prove
@@ -130,7 +130,7 @@ def write_fitted(
         "provenance": about,
     }
     with whole_file(path) as temporary:
-        save(content, temporary)
+        write_tensors(temporary, content)
         if form == "stock":
             architecture = target.chosen["architecture"]
             compared = prove(temporary, fitted.tensors, architecture=architecture, channels=target.channels)

@@ -16,42 +16,80 @@ from tests.engine.workspace import FOLDER, environment
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["nnssl.trainer", "nnssl.launch", "nnssl.cli.pretrain", "nnssl.export.checkpoint"])
 TIMEOUT = 120.0
+TINY = ("701", "3d_fullres", "-tr", "TinyTrainer")
 
 
-def start(root: Path, *arguments: str, log: Path | None = None, **variables: str) -> Any:
-    """A started `nnssl_pretrain 701 3d_fullres -tr TinyTrainer -device cpu ARGUMENTS`; its words go to `log`."""
-    process = CONTEXT.Process(target=_main, args=(arguments, environment(root, **variables), log or root / "log.txt"))
+def start(
+    root: Path,
+    *arguments: str,
+    log: Path | None = None,
+    before: Callable[[], None] | None = None,
+    what: Sequence[str] = TINY,
+    **variables: str,
+) -> Any:
+    """A started `nnssl_pretrain 701 3d_fullres -tr TinyTrainer -device cpu ARGUMENTS`; its words go to `log`.
+
+    Args:
+        root: the workspace.
+        arguments: of the command.
+        log: file for its words.
+        before: called in the new process before the command begins.
+        what: other data set, configuration and trainer.
+        variables: of its environment.
+    """
+    words = (*what, "-device", "cpu", *arguments)
+    process = CONTEXT.Process(
+        target=_main, args=(words, environment(root, **variables), log or root / "log.txt", before)
+    )
     process.start()
     return process
 
 
-def run(root: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+def run(
+    root: Path,
+    *arguments: str,
+    before: Callable[[], None] | None = None,
+    what: Sequence[str] = TINY,
+    **variables: str,
+) -> tuple[int, str]:
     """Exit code and words of a whole command."""
     log = root / "log.txt"
-    process = start(root, *arguments, log=log, **variables)
+    process = start(root, *arguments, log=log, before=before, what=what, **variables)
     process.join(TIMEOUT)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
     return int(process.exitcode), log.read_text()
 
 
 def run_ranks(root: Path, count: int, port: int, *arguments: str) -> list[int]:
     """Exit codes of `count` ranks that were announced as torchrun does."""
-    processes = [
+    processes = start_ranks(root, count, port, *arguments)
+    for process in processes:
+        process.join(TIMEOUT)
+    return [int(process.exitcode) for process in processes]
+
+
+def start_ranks(
+    root: Path, count: int, port: int, *arguments: str, before: Callable[[], None] | None = None, **variables: str
+) -> list[Any]:
+    """Started ranks, announced as torchrun does; rank r's words go to log.r.txt."""
+    return [
         start(
             root,
             *arguments,
             log=root / f"log.{rank}.txt",
+            before=before,
             RANK=str(rank),
             LOCAL_RANK=str(rank),
             WORLD_SIZE=str(count),
             LOCAL_WORLD_SIZE=str(count),
             MASTER_ADDR="localhost",
             MASTER_PORT=str(port),
+            **variables,
         )
         for rank in range(count)
     ]
-    for process in processes:
-        process.join(TIMEOUT)
-    return [int(process.exitcode) for process in processes]
 
 
 def wait_for(condition: Callable[[], bool], *, seconds: float = TIMEOUT) -> None:
@@ -69,13 +107,18 @@ def lines_written(root: Path, name: str) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def _main(arguments: Sequence[str], variables: dict[str, str], log: Path) -> None:
+def _main(
+    arguments: Sequence[str], variables: dict[str, str], log: Path, before: Callable[[], None] | None = None
+) -> None:
     os.environ.clear()
     os.environ.update(variables)
     from nnssl.cli.pretrain import main
     from nnssl.engine import journal
 
     journal.draw_progress = lambda *_: None  # a picture takes longer than these runs; test_progress.py draws it
-    with log.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        code = main(["701", "3d_fullres", "-tr", "TinyTrainer", "-device", "cpu", *arguments])
+    stream = log.open("w")
+    if before is not None:
+        before()
+    with stream as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        code = main(arguments)
     sys.exit(code)

@@ -68,12 +68,18 @@ def preprocess_folder(
     chosen = dataset.cases if part is None else dataset.cases[part[0] - 1 :: part[1]]
     previous = {} if earlier is None else earlier.entries
     kept = {case.case_id: good for case in chosen if (good := writer.still_good(case, previous.get(case.case_id)))}
+    # A case that lacks only what another trainer needs stays listed while that is made: its files stay true. A case
+    # with another source does not: killed in between, it could have the new scan's raw values and the old one's voxels.
+    bare = replace(writer, required=Required())
+    usable = {case.case_id: good for case in chosen if (good := bare.still_good(case, previous.get(case.case_id)))}
     keeper = _IndexKeeper(
         folder,
         part,
-        Index(dataset=dataset.name, made_from=plan.made_from(), entries=kept, quarantined=dataset.malformed),
+        Index(dataset=dataset.name, made_from=plan.made_from(), entries=usable, quarantined=dataset.malformed),
     )
     left = [case for case in chosen if case.case_id not in kept]
+    if left and earlier is not None:
+        keeper.write()
     made = []
     try:
         results = for_each_case(
@@ -146,7 +152,9 @@ class _IndexKeeper:
     def add(self, case_id: str, result: CaseEntry | str) -> None:
         """Take in one case: its entry, or why it cannot be used."""
         if isinstance(result, str):
-            self.index = replace(self.index, quarantined={**self.index.quarantined, case_id: result})
+            entries = {name: entry for name, entry in self.index.entries.items() if name != case_id}
+            quarantined = {**self.index.quarantined, case_id: result}
+            self.index = replace(self.index, entries=entries, quarantined=quarantined)
         else:
             self.index = replace(self.index, entries={**self.index.entries, case_id: result})
         if time.monotonic() >= self._next:

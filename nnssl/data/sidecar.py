@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,8 +70,8 @@ def stored_version(path: Path) -> int | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return int(file[_VERSION])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return None  # numpy raises what its zip reader meets
 
 
 def random_body_voxel(arrays: Arrays, generator: np.random.Generator) -> tuple[int, int, int]:

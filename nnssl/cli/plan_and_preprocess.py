@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="REASON",
-        help="use cases all the same that were refused as REASON: near_empty, label_map, ct_not_hu",
+        help="use cases all the same that were refused as REASON: near_empty, label_map, ct_not_hu, duplicate",
     )
     add("--part", metavar="I/N", help="every N-th case from the I-th on, for array jobs; needs the plans file")
     add("--clean", action="store_true", help="delete what was planned and preprocessed under this name, begin anew")

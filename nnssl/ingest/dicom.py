@@ -16,14 +16,18 @@ from nnssl.ingest.scan import Part, Scan
 from nnssl.ingest.spool import Spool
 from nnssl.planning.checks import Finding
 
+_SECRET = (
+    "PatientID", "PatientName", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "PatientBirthDate",
+    "PatientAddress", "PatientTelephoneNumbers", "PatientMotherBirthName", "AccessionNumber",
+)  # fmt: skip
 _TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName",
-    "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "Modality", "ImageType", "Rows", "Columns",
-    "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "NumberOfFrames", "TemporalPositionIdentifier",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows",
+    "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "NumberOfFrames",
+    "TemporalPositionIdentifier",
     "AcquisitionNumber", "EchoNumbers", "AcquisitionTime", "DiffusionBValue", "SamplesPerPixel",
+    *_SECRET,
 ]  # fmt: skip
 _LISTS = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
-_SECRET = ("PatientID", "PatientName", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber")
 _NO_IMAGE = frozenset(
     [
         "SR",

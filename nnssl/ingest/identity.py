@@ -33,7 +33,21 @@ def without(text: str, secrets: Iterable[str]) -> str:
         >>> without("scans/DOE_JANE/4711/IM1", ["Doe^Jane", "4711"])
         'scans/[hidden]_[hidden]/[hidden]/IM1'
     """
-    words = {word for secret in secrets for word in [secret, *re.split(r"[\W_^=]+", secret)] if len(word) >= _SHORTEST}
+    words = {
+        word
+        for secret in secrets
+        for word in [secret, *re.split(r"[\W_^=]+", secret), *_dates(secret)]
+        if len(word) >= _SHORTEST
+    }
     for word in sorted(words, key=len, reverse=True):
         text = re.sub(re.escape(word), _HIDDEN, text, flags=re.IGNORECASE)
     return text
+
+
+def _dates(secret: str) -> list[str]:
+    """DICOM's 19641231 as people write it."""
+    match = re.fullmatch(r"((?:19|20)\d\d)([01]\d)([0-3]\d)", secret)
+    if match is None:
+        return []
+    year, month, day = match.groups()
+    return [order for sign in "-._" for order in (sign.join((year, month, day)), sign.join((day, month, year)))]

@@ -23,6 +23,7 @@ from nnssl.planning.reading import (
     REVERSE,
     Affine,
     check_finite,
+    check_one_orientation,
     from_itk,
     itk_geometry,
     last_line,
@@ -30,7 +31,6 @@ from nnssl.planning.reading import (
 )
 from nnssl.planning.refusal import Refused
 
-_CONFLICT_MM = 1.0  # qform and sform of one file may differ by rounding; float32 keeps a head to 0.01 mm
 _BY_NIBABEL = (".mgz", ".mgh")
 
 
@@ -97,17 +97,13 @@ def _nifti(file: Path, image: NiftiImage, accepted: Collection[str]) -> Volume:
     if image.version != 1:
         return Volume(image.voxels, ours)
     _, itks = itk_geometry(file, image)
-    corner = np.array([[*(side - 1 for side in image.voxels.shape), 1.0], [0.0, 0.0, 0.0, 1.0]])
-    apart_mm = float(np.linalg.norm(corner @ (ours - itks).T, axis=1).max())
-    if apart_mm <= _CONFLICT_MM:
-        return Volume(image.voxels, itks, as_it_is=file.name.endswith(".nii.gz"))
-    if "orientation_conflict" not in accepted:
-        raise Refused(
-            "orientation_conflict",
-            f"{file} says two things about how it lies (qform and sform differ by up to {apart_mm:.1f} mm; SimpleITK "
-            f"and nibabel read it differently). Correct its header.",
-        )
-    return Volume(image.voxels, ours, notes=("qform and sform disagreed; nibabel's choice was taken",))
+    try:
+        check_one_orientation(file, image, itks)
+    except Refused:
+        if "orientation_conflict" not in accepted:
+            raise
+        return Volume(image.voxels, ours, notes=("qform and sform disagreed; nibabel's choice was taken",))
+    return Volume(image.voxels, itks, as_it_is=file.name.endswith(".nii.gz"))
 
 
 def _by_nibabel(file: Path, accepted: Collection[str], volume: int | None) -> Volume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ ENDING = ".nii.gz"
 _LEVEL = 3  # of gzip: half the time of the usual level 6 for 5 % more bytes
 # What analysis programs leave in headers; anything else could be a person's name
 _HARMLESS = re.compile(rb"|FSL[\d.]*.{0,40}|spm.{0,30}|SPM.{0,30}|\d[\d.]*|NIFTI.{0,20}|ITK.{0,20}|none", re.DOTALL)
-_TEXTS = ("descrip", "aux_file", "intent_name", "db_name")
+_TEXTS = ("descrip", "aux_file", "intent_name", "db_name", "data_type")
+_GZIP_EXTRA, _GZIP_NAME, _GZIP_COMMENT = 4, 8, 16
 
 
 def put_case(folder: Path, case: str, files: list[Path], volumes: list[Volume], *, copy: bool) -> bool:
@@ -57,7 +59,7 @@ def has_case(folder: Path, case: str, channels: int) -> bool:
 
 
 def is_anonymous(file: Path) -> bool:
-    """Whether a .nii.gz says nothing in words but what programs say, and has no extension.
+    """Whether a .nii.gz says nothing in words but what programs say: in its header, in extensions, or in gzip's own.
 
     Args:
         file: NIfTI-1 that was read before, so its header is sound.
@@ -66,10 +68,22 @@ def is_anonymous(file: Path) -> bool:
 
     size = Nifti1Header.template_dtype.itemsize
     with gzip.open(file) as stream:
-        start = stream.read(size + 1)
+        start = stream.read(size + 4)
     header: Any = Nifti1Header(start[:size], check=False)  # type: ignore[no-untyped-call]
     texts = [bytes(header[name].tobytes()).rstrip(b"\0 ") for name in _TEXTS]
-    return start[size:] in (b"", b"\0") and all(_HARMLESS.fullmatch(text) for text in texts)
+    nothing_between = start[size : size + 1] in (b"", b"\0") and float(header["vox_offset"]) <= size + 4
+    return nothing_between and all(_HARMLESS.fullmatch(text) for text in texts) and _gzip_is_silent(file)
+
+
+def _gzip_is_silent(file: Path) -> bool:
+    """gzip keeps the name that a file once had (RFC 1952, FNAME), a comment and extra bytes."""
+    with file.open("rb") as stream:
+        start = stream.read(10 + 256)
+    flags, rest = start[3], start[10:]
+    if flags & (_GZIP_EXTRA | _GZIP_COMMENT):
+        return False
+    name = rest.split(b"\0", 1)[0] if flags & _GZIP_NAME else b""
+    return name in (b"", os.fsencode(file.name), os.fsencode(file.name.removesuffix(".gz")))
 
 
 def write_nifti(target: Path, volume: Volume) -> None:

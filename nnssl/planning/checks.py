@@ -15,7 +15,8 @@ import numpy.typing as npt
 from nnssl.errors import DataError, UsageError
 from nnssl.planning.refusal import Refused
 
-JUDGEMENTS = ("near_empty", "label_map", "ct_not_hu")  # the reasons that `findings` gives
+# the reasons that `findings` gives, and the one that takes a look at the other cases
+JUDGEMENTS = ("near_empty", "label_map", "ct_not_hu", "duplicate")
 Volume = npt.NDArray[Any]
 _LATTICE_VOXELS = 200_000  # shares of a volume are seen well enough on a lattice
 _EMPTY = 0.999  # share of one value from which on nothing is left to learn from

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from nnssl.data.case import CaseEntry
 from nnssl.data.index import Index, differing_keys, index_file, stored_index, write_index
 from nnssl.data.tables import table_file, write_table
 from nnssl.errors import DataError, NnsslError, PluginError
-from nnssl.planning.cases import RawDataset
+from nnssl.planning.cases import RawDataset, RawFiles
 from nnssl.planning.grid import CasePlan
 from nnssl.planning.pool import for_each_case
 from nnssl.planning.requirements import Required
@@ -92,13 +92,37 @@ def preprocess_folder(
             keeper.add(case.case_id, result)
             if not isinstance(result, str):
                 made.append(case.case_id)
+        for case_id, why in _copies(dataset.cases, keeper.index).items():
+            keeper.add(case_id, why)
     finally:
         keeper.write()
     if part is None:
         for file in folder.glob("nnssl_index.part-*-of-*.json"):
             file.unlink()
         _make_tables(folder, keeper.index, required, changed=bool(made))
-    return Outcome(made=tuple(sorted(made)), kept=tuple(sorted(kept)), quarantined=keeper.index.quarantined)
+    bad = keeper.index.quarantined
+    return Outcome(
+        made=tuple(name for name in sorted(made) if name not in bad),
+        kept=tuple(name for name in sorted(kept) if name not in bad),
+        quarantined=bad,
+    )
+
+
+def _copies(cases: Sequence[RawFiles], index: Index) -> dict[str, str]:
+    """{case: why} of cases that hold, byte by byte, what one with an earlier name holds; of a part, within the part."""
+    first: dict[str, str] = {}
+    copies = {}
+    for case in cases:
+        entry = index.entries.get(case.case_id)
+        if entry is None or not entry.source_hash:
+            continue
+        other = first.setdefault(entry.source_hash, case.case_id)
+        if other != case.case_id and "duplicate" not in case.accepted:
+            copies[case.case_id] = (
+                f"Case {case.case_id} was refused as duplicate: its files hold the same as those of {other}. Remove "
+                f"it, or take it all the same: --accept duplicate."
+            )
+    return copies
 
 
 def checked_index(folder: Path, plan: CasePlan) -> Index | None:

@@ -17,6 +17,7 @@ from nnssl.planning.refusal import Refused
 Affine = npt.NDArray[np.float64]
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 REVERSE = np.eye(4)[[2, 1, 0, 3]]  # index (z, y, x) <-> (x, y, z)
+_CONFLICT_MM = 1.0  # qform and sform of one file may differ by rounding; float32 keeps a head to 0.01 mm
 _GEOMETRY_TOLERANCE = 0.1  # channels may disagree by this share of the smallest voxel side, in any corner
 
 
@@ -89,7 +90,9 @@ def read_channel(file: Path, reader: str) -> Channel:
         return read_by_itk(file, sha256) if reader == "SimpleITKIO" else _by_nnunet(file, reader, sha256)
     image = read_nifti(file)
     if reader == "SimpleITKIO":
-        return Channel(image.voxels, *itk_geometry(file, image), image.sha256)
+        spacing_mm, to_world = itk_geometry(file, image)
+        check_one_orientation(file, image, to_world)
+        return Channel(image.voxels, spacing_mm, to_world, image.sha256)
     if reader == "NibabelIO":
         i, j, k = image.zooms_mm
         return Channel(image.voxels, (k, j, i), LPS_FROM_RAS @ image.affine @ REVERSE, image.sha256)
@@ -111,6 +114,25 @@ def itk_geometry(file: Path, image: NiftiImage) -> tuple[tuple[float, float, flo
     except RuntimeError as error:
         raise Refused("unreadable", f"SimpleITK cannot read the header of {file} ({last_line(error)}).") from error
     return from_itk(reader.GetSpacing()[:3], reader.GetOrigin()[:3], reader.GetDirection())
+
+
+def check_one_orientation(file: Path, image: NiftiImage, itks: Affine) -> None:
+    """Refuse a header of which nibabel and SimpleITK make two different places.
+
+    Args:
+        file: for the message.
+        image: as read, with nibabel's choice between qform and sform.
+        itks: ITK's choice, from `itk_geometry`.
+    """
+    ours = LPS_FROM_RAS @ image.affine @ REVERSE
+    corner = np.array([[*(side - 1 for side in image.voxels.shape), 1.0], [0.0, 0.0, 0.0, 1.0]])
+    apart_mm = float(np.linalg.norm(corner @ (ours - itks).T, axis=1).max())
+    if apart_mm > _CONFLICT_MM:
+        raise Refused(
+            "orientation_conflict",
+            f"{file} says two things about how it lies (qform and sform differ by up to {apart_mm:.1f} mm; SimpleITK "
+            f"and nibabel read it differently). Correct its header.",
+        )
 
 
 def from_itk(

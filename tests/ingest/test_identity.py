@@ -1,0 +1,130 @@
+"""What names a patient anywhere in a file, in whatever format, is in nothing that ingest writes."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+
+from nnssl.ingest.identity import without
+from tests.ingest.scans import texture, write, write_nifti, write_series
+
+PLANTED = "Zacharias Quixotl 19411224"
+WORDS = (b"zacharias", b"quixotl", b"19411224", b"24.12.1941")
+
+
+def written(folder: Path) -> bytes:
+    """All bytes, names of files and where links lead; of compressed files also what is inside."""
+    parts = []
+    for path in sorted(folder.rglob("*")):
+        parts.append(os.fsencode(path.name))
+        if path.is_symlink():
+            parts.append(path.read_bytes())  # a link hands on what its file says
+        if path.is_file():
+            content = path.read_bytes()
+            parts += [content, gzip.decompress(content) if content[:2] == b"\x1f\x8b" else b""]
+    return b"\n".join(parts).lower()
+
+
+def check(outcome, dataset):
+    assert len(outcome.taken) == 1, [(record.reason, record.sentence) for record in outcome.refused]
+    found = written(dataset)
+    assert [word for word in WORDS if word in found] == []
+
+
+def plant_text(source, field):
+    write_nifti(source / "a.nii.gz", texture(0), **{field: PLANTED.encode()[:10]})
+
+
+def plant_extension(source):
+    image = nibabel.Nifti1Image(texture(0).T, np.eye(4))
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", PLANTED.encode()))
+    nibabel.save(image, source / "a.nii.gz")
+
+
+def plant_gap(source):
+    """Text between header and voxels that no extension announces."""
+    plain = write_nifti(source / "a.nii", texture(0)).read_bytes()
+    (source / "a.nii").unlink()
+    header = bytearray(plain[:352])
+    header[108:112] = np.float32(400).tobytes()
+    (source / "a.nii.gz").write_bytes(gzip.compress(bytes(header) + PLANTED.encode().ljust(48, b"\0") + plain[352:]))
+
+
+def plant_gzip_name(source):
+    plain = write_nifti(source / "a.nii", texture(0)).read_bytes()
+    (source / "a.nii").unlink()
+    buffer = io.BytesIO()
+    with gzip.GzipFile(f"{PLANTED}.nii", "wb", fileobj=buffer, mtime=0) as stream:
+        stream.write(plain)
+    (source / "a.nii.gz").write_bytes(buffer.getvalue())
+
+
+def plant_metadata(source, name):
+    image = SimpleITK.GetImageFromArray(texture(0))
+    for key in ("Comment", "PatientName", "ITK_FileNotes"):
+        image.SetMetaData(key, PLANTED)
+    SimpleITK.WriteImage(image, str(source / name))
+
+
+def plant_nrrd_comment(source):
+    path = write(source / "a.nrrd", texture(0))
+    magic, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(magic + b"\n# " + PLANTED.encode() + b"\npatient:=" + PLANTED.encode() + b"\n" + rest)
+
+
+def plant_mgz_tags(source):
+    plain = io.BytesIO()
+    image = nibabel.MGHImage(texture(0).T.astype(np.float32), np.eye(4))
+    image.to_stream(plain)
+    (source / "a.mgz").write_bytes(gzip.compress(plain.getvalue() + PLANTED.encode()))
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        *(lambda source, field=field: plant_text(source, field) for field in ("descrip", "aux_file", "db_name")),
+        *(lambda source, field=field: plant_text(source, field) for field in ("intent_name", "data_type")),
+        plant_extension,
+        plant_gap,
+        plant_gzip_name,
+        *(lambda source, name=name: plant_metadata(source, name) for name in ("a.nrrd", "a.mha", "a.mhd", "a.h5")),
+        plant_nrrd_comment,
+        plant_mgz_tags,
+    ],
+)
+def test_no_text_of_a_header_reaches_the_data_set(source, dataset, run, plant):
+    plant(source)
+    found = b"".join(
+        gzip.decompress(content) if (content := path.read_bytes())[:2] == b"\x1f\x8b" else content
+        for path in source.iterdir()
+    ) + b"".join(path.read_bytes() for path in source.iterdir())
+    assert PLANTED.encode()[:9] in found, "nothing was planted"
+    check(run(), dataset)
+
+
+def test_no_tag_of_dicom_reaches_the_data_set_nor_a_path_that_repeats_one(source, dataset, run):
+    folder = write_series(source / "quixotl^zacharias" / "24.12.1941", texture(0, ct=True))
+    for path in folder.iterdir():
+        header = pydicom.dcmread(path)
+        header.PatientName, header.PatientID = "Quixotl^Zacharias", "19411224"
+        header.PatientBirthDate, header.OtherPatientNames = "19411224", "Zacharias^Q"
+        header.PatientComments = header.StudyDescription = header.SeriesDescription = PLANTED
+        header.add_new((0x0009, 0x0010), "LO", "SECRETS")
+        header.add_new((0x0009, 0x1001), "LO", PLANTED)
+        header.save_as(path)
+    write_series(source / "Quixotl_Zacharias_bad", texture(1, (1, 10, 12), ct=True), PatientName="Quixotl^Zacharias")
+    outcome = run()
+    assert len(outcome.refused) == 1
+    check(outcome, dataset)
+
+
+def test_dates_of_birth_are_found_as_people_write_them():
+    assert without("a/1941-12-24/24.12.1941/x", ["19411224"]) == "a/[hidden]/[hidden]/x"

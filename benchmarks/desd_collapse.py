@@ -15,9 +15,16 @@ from typing import Any
 
 from learning import Row, run, run_rows
 
-SHORT = {"prototypes": 1024, "teacher_momentum": 0.98, "teacher_warmup_epochs": 2, "frozen_epochs": 0}
+SHORT = {
+    "prototypes": 1024,
+    "teacher_momentum": 0.98,
+    "teacher_memory": 0.0,
+    "teacher_warmup_epochs": 2,
+    "frozen_epochs": 0,
+}
 PUBLISHED = {"head_norm": "hidden", "pooling": "mean"}
 TRAINER = "DeSDTrainer"
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 
 
 def short(
@@ -33,9 +40,10 @@ def short(
     )
 
 
-def shipped(*, lr: float = 5e-4, residual: bool = False, **method: Any) -> Row:
-    """The default recipe, and what the row changes."""
-    return Row(trainer=TRAINER, method=method, optimizer={"lr": lr}, residual=residual, shipped=True)
+def shipped(*, residual: bool = False, **changes: float) -> Row:
+    """The default recipe, and what the row does to `lr` or keys of the method."""
+    optimizer = {"lr": changes.pop("lr")} if "lr" in changes else {}
+    return Row(trainer=TRAINER, method=changes, optimizer=optimizer, residual=residual, shipped=True)
 
 
 ROWS = {
@@ -59,10 +67,10 @@ ROWS = {
     "residual encoder, pooling mean": short({"pooling": "mean"}, residual=True),
     "residual encoder, pooling mean, lr 5e-4": short({"pooling": "mean"}, lr=5e-4, residual=True),
     "as shipped": shipped(),
-    "as shipped, momentum .98": shipped(teacher_momentum=0.98),
-    "as shipped, momentum .98, lr 2e-3": shipped(teacher_momentum=0.98, lr=2e-3),
+    "as shipped, memory not bounded": shipped(teacher_memory=0.0),
+    **{f"as shipped, lr {lr:g}": shipped(lr=lr) for lr in RATES},
     "residual encoder, as shipped": shipped(residual=True),
-    "residual encoder, as shipped, momentum .98": shipped(residual=True, teacher_momentum=0.98),
+    **{f"residual encoder, as shipped, lr {lr:g}": shipped(lr=lr, residual=True) for lr in RATES},
 }
 
 

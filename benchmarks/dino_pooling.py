@@ -28,7 +28,7 @@ from nnssl.testing_world import small_architecture
 
 TRAINER = DINO3DTrainer.__name__
 # Fewer prototypes and views than by default, a teacher that follows, nothing frozen.
-SHORT = {"prototypes": 1024, "local_views": 2, "teacher_momentum": 0.98, "frozen_epochs": 0}
+SHORT = {"prototypes": 1024, "local_views": 2, "teacher_momentum": 0.98, "teacher_memory": 0.0, "frozen_epochs": 0}
 POOLINGS = ("mean", "mean_max", "mean_std")
 NORMS = ("none", "hidden", "ends", "everywhere")
 

@@ -84,8 +84,7 @@ class Row:
         )
 
 
-# A teacher that follows within 50 steps and a rate for few steps, where the default ones are for 75,000.
-SHORT = {"teacher_momentum": 0.98, "frozen_epochs": 0}
+SHORT = {"frozen_epochs": 0}  # an epoch of them is a tenth of the run
 ROWS = {
     "DeSDTrainer": Row(trainer="DeSDTrainer", method=SHORT, optimizer={"lr": 2e-3}, recipe={"batch_size": 16}),
     "DINO3DTrainer": Row(

@@ -16,17 +16,24 @@ Momentum = Callable[[int, int], float]
 
 
 class CosineMomentum:
-    """m_t = 1 - (1 - start) (1 + cos(pi t / T)) / 2: from `start` towards 1 over the run, never quite 1.
+    """m_t = 1 - (1 - m_0) (1 + cos(pi t / T)) / 2: from m_0 towards 1 over the run, never quite 1.
 
     A class and not a closure, so that a method that holds it can be copied and pickled.
+
+    Args:
+        start: m_0, which remembers 1 / (1 - m_0) steps: 250 at the usual 0.996.
+        memory: the most that may be, as a share of the run: m_0 is lowered to 1 - 1 / (memory * T) where it would
+            remember more, since a teacher that outlasts a short run stays what it was, untrained. 0: no bound.
     """
 
-    def __init__(self, start: float) -> None:
+    def __init__(self, start: float, *, memory: float = 0.0) -> None:
         self.start = start
+        self.memory = memory
 
     def __call__(self, index: int, total: int) -> float:
         """m_t at optimizer step `index` (t) of `total` (T)."""
-        return 1.0 - (1.0 - self.start) * 0.5 * (1.0 + math.cos(math.pi * index / total))
+        start = self.start if self.memory == 0 else min(self.start, max(0.0, 1.0 - 1.0 / (self.memory * total)))
+        return 1.0 - (1.0 - start) * 0.5 * (1.0 + math.cos(math.pi * index / total))
 
 
 class EMATeacher(Deferred):

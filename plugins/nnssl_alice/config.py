@@ -32,6 +32,8 @@ class AliceConfig:
         teacher_temperature: tau_t at the start and after the warm-up; published 0.008 and 0.01.
         teacher_warmup_epochs: published 30.
         teacher_momentum: m_0; published 0.996.
+        teacher_memory: lowers m_0 in short runs, so that the teacher remembers at most this share of the run;
+            published no bound, that is 0.
         center_momentum: published 0.9.
         frozen_epochs: epochs in which the prototypes stay as they are; published 1.
         reconstruction: voxels that count, `all` (published code) or `hidden` ones.
@@ -62,6 +64,7 @@ class AliceConfig:
     teacher_temperature: tuple[float, float] = (0.008, 0.01)
     teacher_warmup_epochs: int = 30
     teacher_momentum: float = 0.996
+    teacher_memory: float = 1 / 6
     center_momentum: float = 0.9
     frozen_epochs: int = 1
     reconstruction: Literal["all", "hidden"] = "all"

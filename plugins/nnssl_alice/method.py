@@ -107,7 +107,8 @@ class Alice(Method):
         self.memory_merge = self._merge(size, self.query_stage - 1, config.most_memory)
         self.student = Student(unet, self._heads(unet.channels))
         # Eq. 8: theta_t <- m_t theta_t + (1 - m_t) theta_s, m_t = 1 - (1 - m_0)(1 + cos(pi t / T)) / 2
-        self.teacher = networks.teacher(self.student, momentum=CosineMomentum(config.teacher_momentum))
+        momentum = CosineMomentum(config.teacher_momentum, memory=config.teacher_memory)
+        self.teacher = networks.teacher(self.student, momentum=momentum)
         self.to_voxels = nn.Conv3d(unet.channels[0], networks.plan.channels, kernel_size=1)
         widths = unet.encoder.channels if config.sparse else ()
         self.gaps = nn.ParameterList([nn.Parameter(torch.zeros(1, width, 1, 1, 1)) for width in widths])

@@ -46,7 +46,13 @@ class AliceTrainer(SSLTrainer):
                 clip=CLIP,
             ),
             method=AliceConfig(
-                pooling="mean", head_norm="none", sparse=True, body_only=False, jitter_mm=0.0, published_views=True
+                teacher_memory=0.0,
+                pooling="mean",
+                head_norm="none",
+                sparse=True,
+                body_only=False,
+                jitter_mm=0.0,
+                published_views=True,
             ),
         ),
         # the defaults of the published code, for 8 pairs on each of 8 devices
@@ -67,6 +73,7 @@ class AliceTrainer(SSLTrainer):
                 clip=CLIP,
             ),
             method=AliceConfig(
+                teacher_memory=0.0,
                 casa="code",
                 casa_target="decoder",
                 casa_ema=False,

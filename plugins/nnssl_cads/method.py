@@ -49,6 +49,8 @@ class CADSConfig:
         teacher_temperature: tau_t at the start and after the warm-up; published 0.04 and 0.07.
         teacher_warmup_epochs: W; published 50.
         teacher_momentum: m_0; published 0.996.
+        teacher_memory: lowers m_0 in short runs, so that the teacher remembers at most this share of the run;
+            published no bound, that is 0.
         center_momentum: published 0.9.
         frozen_epochs: F, epochs in which the prototypes stay as they are; published 3.
         distill_stages: how many of the deepest stages get a head; published 4.
@@ -69,6 +71,7 @@ class CADSConfig:
     teacher_temperature: tuple[float, float] = (0.04, 0.04)
     teacher_warmup_epochs: int = 50
     teacher_momentum: float = 0.996
+    teacher_memory: float = 1 / 6
     center_momentum: float = 0.9
     frozen_epochs: int = 1
     distill_stages: int = 4
@@ -119,7 +122,8 @@ class CADS(Method):
         self.has_stem = twin.stem is not None
         self.flat_stem = twin.stem if self.has_stem else twin.stages[0]
         # Eq. 6: theta_t <- m_t theta_t + (1 - m_t) theta_s, m_t = 1 - (1 - m_0)(1 + cos(pi t / T)) / 2
-        self.teacher = networks.teacher(self.student, momentum=CosineMomentum(config.teacher_momentum))
+        momentum = CosineMomentum(config.teacher_momentum, memory=config.teacher_memory)
+        self.teacher = networks.teacher(self.student, momentum=momentum)
         # Eq. 5: c <- 0.9 c + 0.1 mean of the teacher's raw logits
         self.center = Center(config.prototypes, momentum=config.center_momentum)
 

@@ -41,6 +41,7 @@ class CADSTrainer(SSLTrainer):
                 clip=PerTensor(0.3),
             ),
             method=CADSConfig(
+                teacher_memory=0.0,
                 repack="raster",
                 prototypes=60_000,
                 hidden=2048,

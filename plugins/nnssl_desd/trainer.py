@@ -41,6 +41,7 @@ class DeSDTrainer(SSLTrainer):
                 clip=None,
             ),
             method=DeSDConfig(
+                teacher_memory=0.0,
                 prototypes=60_000,
                 hidden=2048,
                 bottleneck=256,

@@ -44,6 +44,8 @@ class DINO3DConfig:
         teacher_temperature: tau_t at the start and after the warm-up; published 0.04 throughout.
         teacher_warmup_epochs: W; published 0.
         teacher_momentum: m_0; published 0.996.
+        teacher_memory: lowers m_0 in short runs, so that the teacher remembers at most this share of the run;
+            published no bound, that is 0.
         targets: `center` (published), `sinkhorn` (DINOv2; batches of 64 at least) or `none`, which collapses.
         center_momentum: published 0.9.
         sinkhorn_iterations: of DINOv2, 3.
@@ -80,6 +82,7 @@ class DINO3DConfig:
     teacher_temperature: tuple[float, float] = (0.04, 0.04)
     teacher_warmup_epochs: int = 0
     teacher_momentum: float = 0.996
+    teacher_memory: float = 1 / 6
     targets: Literal["center", "sinkhorn", "none"] = "center"
     center_momentum: float = 0.9
     sinkhorn_iterations: int = 3

@@ -114,7 +114,8 @@ class DINO3D(Method):
         self.stride = networks.plan.total_stride
         self.student = Branch(encoder, head, dense_head, config.pooling)
         # Eq. 5: theta_t <- m_t theta_t + (1 - m_t) theta_s, m_t = 1 - (1 - m_0)(1 + cos(pi t / T)) / 2
-        self.teacher = networks.teacher(self.student, momentum=CosineMomentum(config.teacher_momentum))
+        momentum = CosineMomentum(config.teacher_momentum, memory=config.teacher_memory)
+        self.teacher = networks.teacher(self.student, momentum=momentum)
         # Eq. 4: c <- 0.9 c + 0.1 mean of the teacher's raw logits
         self.center = Center(config.prototypes, momentum=config.center_momentum)
         if config.dense:

@@ -41,6 +41,7 @@ class DINO3DTrainer(SSLTrainer):
                 clip=PerTensor(3.0),
             ),
             method=DINO3DConfig(
+                teacher_memory=0.0,
                 local_views=8,
                 published_views=True,
                 rotation="full",

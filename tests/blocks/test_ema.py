@@ -8,13 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from nnssl.blocks.deferred import Commit, commit_all
+from nnssl.blocks.deferred import commit_all
 from nnssl.blocks.ema import CosineMomentum, EMATeacher
-from nnssl.testing_world import small_networks
-
-
-def commit(index: int = 0, total: int = 10, applied: bool = True) -> Commit:
-    return Commit(index=index, total=total, applied=torch.tensor(applied), sum_over_ranks=lambda x: x)
+from nnssl.testing_world import commit, small_networks
 
 
 @pytest.mark.parametrize(
@@ -23,6 +19,15 @@ def commit(index: int = 0, total: int = 10, applied: bool = True) -> Commit:
 def test_cosine_momentum_has_the_published_values(step: int, expected: float) -> None:
     assert CosineMomentum(0.996)(step, 1000) == pytest.approx(expected, abs=1e-8 if step < 999 else 1e-7)
     assert CosineMomentum(0.996)(step, 1000) < 1
+
+
+def test_a_teacher_remembers_no_more_than_its_share_of_a_short_run() -> None:
+    bounded = CosineMomentum(0.996, memory=1 / 6)
+    assert bounded(0, 300) == pytest.approx(1 - 1 / 50)
+    assert bounded(150, 300) == pytest.approx(1 - 0.5 / 50)
+    assert bounded(0, 4) == 0.0  # of a run of a few steps it takes all
+    for total in (1500, 75_000):
+        assert bounded(7, total) == pytest.approx(CosineMomentum(0.996)(7, total), abs=1e-15)
 
 
 @pytest.mark.parametrize("residual", [False, True])

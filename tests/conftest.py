@@ -7,8 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from nnssl.paths import VARIABLES
+
 os.environ.setdefault("nnUNet_compile", "f")
 os.environ.setdefault("nnUNet_def_n_proc", "2")
+
+
+@pytest.fixture
+def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net's variables are empty, and restored afterwards whatever `--workspace` sets."""
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, "")
 
 
 @pytest.fixture(scope="session")

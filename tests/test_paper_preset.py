@@ -8,22 +8,15 @@ from pathlib import Path
 import pytest
 
 from nnssl.cli import plan_and_preprocess, pretrain
-from nnssl.paths import VARIABLES
-from tests.tiny import make_raw_dataset, workspace_folders
+from tests.tiny import make_raw_dataset, make_thin, workspace_folders
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.usefixtures("no_folders")]
 ASKED = ("--for", "DeSDTrainer", "--preset", "paper")
 PAPER = ("745", "3d_fullres", "-tr", "DeSDTrainer", "--preset", "paper", "-device", "cpu")
 SMALL = (
     "--set", "batch_size=2", "epochs=1", "steps_per_epoch=1", "threads=1", "method.prototypes=32", "method.hidden=16",
     "method.bottleneck=8", "method.head_norm=none",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in VARIABLES:
-        monkeypatch.setenv(variable, "")  # restored afterwards, whatever --workspace sets
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +29,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(workspace: Path, *arguments: str) -> int:
     return plan_and_preprocess.main(["--workspace", str(workspace), "-np", "2", "-d", "745", *arguments])
-
-
-def make_thin(plans_file: Path) -> None:
-    """An eighth of the planner's widths, as a user may edit them: the published strides at full width take a minute."""
-    plans = json.loads(plans_file.read_text())
-    network = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-    network["features_per_stage"] = [width // 8 for width in network["features_per_stage"]]
-    plans_file.write_text(json.dumps(plans))
 
 
 def refused(workspace: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

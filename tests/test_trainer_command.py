@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from nnssl.cli.pretrain import main
-from nnssl.paths import VARIABLES
 from tests.engine.workspace import TRAINERS, make_workspace
 
 
@@ -18,10 +17,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def clean_environment(no_folders: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnssl_extTrainer", str(TRAINERS))
-    for variable in VARIABLES:
-        monkeypatch.setenv(variable, "")
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str, code: int) -> str:

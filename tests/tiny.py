@@ -157,31 +157,17 @@ def tiny_plans(
 
 def tiny_architecture(*, residual: bool = False) -> dict[str, Any]:
     """The `architecture` block of a 4-stage PlainConvUNet or ResidualEncoderUNet with 8, 16, 32, 64 features."""
-    blocks = (
-        {"n_blocks_per_stage": [1, 1, 1, 1], "n_conv_per_stage_decoder": [1, 1, 1]}
-        if residual
-        else {"n_conv_per_stage": [1, 1, 1, 1], "n_conv_per_stage_decoder": [1, 1, 1]}
-    )
-    module = "dynamic_network_architectures.architectures.unet"
-    return {
-        "network_class_name": f"{module}.{'ResidualEncoderUNet' if residual else 'PlainConvUNet'}",
-        "arch_kwargs": {
-            "n_stages": 4,
-            "features_per_stage": [8, 16, 32, 64],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3, 3, 3]] * 4,
-            "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
-            **blocks,
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
+    from nnssl.testing_world import small_architecture  # imports torch, which tests of ingest do without
+
+    return small_architecture(residual=residual, features=(8, 16, 32, 64))
+
+
+def make_thin(plans_file: Path) -> None:
+    """An eighth of the planner's widths, as a user may edit them: whole ones take a minute."""
+    plans = json.loads(plans_file.read_text())
+    network = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    network["features_per_stage"] = [width // 8 for width in network["features_per_stage"]]
+    plans_file.write_text(json.dumps(plans))
 
 
 def workspace_folders(root: Path) -> Folders:

@@ -52,13 +52,14 @@ class _Parser(argparse.ArgumentParser):
         return []
 
 
-def parser(prog: str, description: str, *, examples: Sequence[str]) -> argparse.ArgumentParser:
-    """A parser that refuses abbreviated flags, shows examples under `-h` and knows `--workspace`.
+def parser(prog: str, description: str, *, examples: Sequence[str], workspace: bool = True) -> argparse.ArgumentParser:
+    """A parser that refuses abbreviated flags and shows examples under `-h`.
 
     Args:
         prog: the command's name.
         description: one or two sentences.
         examples: whole command lines.
+        workspace: offer `--workspace`; not where a command reads none of nnU-Net's folders.
     """
     made = _Parser(
         prog=prog,
@@ -67,12 +68,25 @@ def parser(prog: str, description: str, *, examples: Sequence[str]) -> argparse.
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument(
-        "--workspace",
-        metavar="DIR",
-        help="folder that holds nnUNet_raw, nnUNet_preprocessed and nnUNet_results (else the variables of these names)",
-    )
+    if workspace:
+        made.add_argument(
+            "--workspace",
+            metavar="DIR",
+            help="folder that holds nnUNet_raw, nnUNet_preprocessed and nnUNet_results (else the variables of these "
+            "names)",
+        )
     return made
+
+
+def add_device(made: argparse.ArgumentParser, *, mps: bool = True) -> None:
+    """Add `-device`; without it the command chooses.
+
+    Args:
+        made: the command's parser.
+        mps: offer Apple's devices; not where a comparison rests on stock nnU-Net's trainings.
+    """
+    kinds = ("cuda", "cpu", "mps") if mps else ("cuda", "cpu")
+    made.add_argument("-device", choices=kinds, help="default: cuda where there is a GPU, else cpu")
 
 
 def apply_workspace(arguments: argparse.Namespace) -> None:

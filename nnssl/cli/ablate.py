@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--compare", action="store_true", help="judge by nnssl_compare in place of nnssl_probe")
     add("--judge_options", default="", metavar="WORDS", help="in quotes: more options of the judging command")
     add("--prefix", default="ablate", metavar="NAME", help="begins the names of the runs (default ablate)")
-    add("-device", choices=("cuda", "cpu", "mps"), help="default: cuda where there is a GPU, else cpu")
+    _common.add_device(made)
     add("-j", dest="at_once", type=int, default=1, metavar="N", help="pretrainings at the same time (default 1)")
     add("--dry_run", action="store_true", help="check everything, print the commands, then stop")
     add("-o", dest="out", default="nnssl_ablate", metavar="DIR", help="folder of the tables (default nnssl_ablate)")

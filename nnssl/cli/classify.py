@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--no_untrained", action="store_true", help="leave the untrained network away: figures without a baseline")
     add("--seed", type=int, default=0, metavar="N", help="of folds, untrained network and fine-tuning (default 0)")
     add("--which", default="default", metavar="NAME", help="student or teacher, where the file has both")
-    add("-device", choices=("cuda", "cpu", "mps"), help="default: cuda where there is a GPU, else cpu")
+    _common.add_device(made)
     add("-o", dest="out", default="nnssl_classify", metavar="DIR", help="folder of the results")
     return made
 
@@ -58,11 +58,12 @@ def _classify(arguments: argparse.Namespace) -> None:
 
     from nnssl.engine.recipe import assignments
     from nnssl.evaluate.classify_items import read_csv, read_folders, settle
-    from nnssl.evaluate.classify_settings import read_settings
+    from nnssl.evaluate.classify_settings import FinetuneSettings
+    from nnssl.evaluate.settings import changed
 
     if arguments.set and not arguments.finetune:
         raise UsageError("--set changes how --finetune trains; give --finetune too, or leave --set away.")
-    settings = read_settings({"seed": str(arguments.seed), **assignments(arguments.set)})
+    settings = changed(FinetuneSettings(), {"seed": str(arguments.seed), **assignments(arguments.set)})
     read = read_csv(Path(arguments.csv)) if arguments.csv else read_folders(Path(arguments.folders))
     items, classes = settle(read, test=arguments.test, classes=arguments.classes)
 

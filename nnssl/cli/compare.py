@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--strict", action="store_true", help="refuse where a test case was, or may have been, pretrained on")
     add("--dry_run", action="store_true", help="say what would be done, how long, and what it can show; then stop")
     add("--tolerance_mm", type=float, default=2.0, metavar="MM", help="of the normalised surface distance (default 2)")
-    add("-device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
+    _common.add_device(made, mps=False)
     add("--devices", nargs="+", metavar="DEV", help="train on several at a time: cuda:0 cuda:1, or cpu cpu")
     add("-j", dest="at_once", type=int, default=1, metavar="N", help="trainings at a time on each device (default 1)")
     add("-o", dest="out", default="nnssl_compare", metavar="DIR", help="folder of the comparison")

@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR", help="where everything is written (default: --workspace, else nnssl_demo here)")
     add("--minutes", type=float, metavar="N", help="about how long on two cores (default 8); more trains longer")
     add("--trainer", metavar="TRAINER", help="pretraining (default Vox2VecTrainer); nnssl_trainers lists them")
-    add("-device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU, else cpu")
+    _common.add_device(made, mps=False)
     return made
 
 

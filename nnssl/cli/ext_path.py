@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "export nnUNet_extTrainer=$(nnssl_ext_path)",
             "nnUNetv2_train 745 3d_fullres all -p nnsslPlans -tr DeSDTrainer",
         ],
+        workspace=False,
     )
     parser.parse_args(argv)
     print(Path(__file__).resolve().parents[1] / "nnunet_ext")

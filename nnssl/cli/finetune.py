@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--epochs", metavar="N", help="default 1000, of 250 iterations")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the schedule")
     add("-p", dest="plans", metavar="PLANS", help="plans file (default: the one that the weights fit)")
-    add("-device", choices=("cuda", "cpu", "mps"), help="default: cuda where there is a GPU, else cpu")
+    _common.add_device(made)
     add("-num_gpus", type=int, default=1, metavar="N", help="processes, one a GPU")
     add("--c", action="store_true", help="continue the training in the folder, with its own settings")
     return made

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add("configuration", help="3d_fullres or 3d_lowres")
     add("-tr", dest="trainer", required=True, metavar="TRAINER", help="trainer; nnssl_trainers lists them")
     add("-p", dest="plans", default="nnsslPlans", metavar="PLANS", help="plans file (default nnsslPlans)")
-    add("-device", choices=("cuda", "cpu", "mps"), help="default: cuda where there is a GPU, else cpu")
+    _common.add_device(made)
     add("-num_gpus", type=int, default=1, metavar="N", help="processes, one a GPU; with -device cpu N processes")
     add("--c", action="store_true", help="continue the run in the folder, at the very step it was saved")
     add("--name", metavar="NAME", help="a run beside others: the folder becomes fold_all--NAME")

@@ -44,7 +44,7 @@ def command_parser() -> argparse.ArgumentParser:
     add("--no_untrained", action="store_true", help="leave the untrained network away: figures without a baseline")
     add("--encoder", action="store_true", help="the encoder's maps, also where the file has a trained decoder")
     add("--which", default="default", metavar="NAME", help="student or teacher, where the file has both")
-    add("-device", choices=("cuda", "cpu", "mps"), help="default: cuda where there is a GPU, else cpu")
+    _common.add_device(made)
     add("-o", dest="out", default="nnssl_probe", metavar="DIR", help="folder of the probe (default nnssl_probe)")
     return made
 
@@ -57,8 +57,9 @@ def _probe(arguments: argparse.Namespace) -> None:
     from nnssl.engine.recipe import assignments
     from nnssl.evaluate.probe_report import in_words, make_report, write_report
     from nnssl.evaluate.probe_run import Probe
-    from nnssl.evaluate.probe_settings import read_settings
+    from nnssl.evaluate.probe_settings import ProbeSettings
     from nnssl.evaluate.probe_target import Request
+    from nnssl.evaluate.settings import changed
     from nnssl.paths import folders
 
     request = Request(
@@ -67,7 +68,7 @@ def _probe(arguments: argparse.Namespace) -> None:
         configuration=arguments.configuration,
         plans_name=arguments.plans,
         folds=arguments.folds,
-        settings=read_settings(assignments(arguments.set)),
+        settings=changed(ProbeSettings(), assignments(arguments.set)),
         untrained=not arguments.no_untrained,
         encoder=arguments.encoder,
         which=arguments.which,

@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "List every trainer that -tr accepts: its name, where it lives and its paper. Looks at installed plugins and "
         "at the folders in nnssl_extTrainer; imports none of them.",
         examples=["nnssl_trainers", "nnssl_extTrainer=~/my_trainers nnssl_trainers"],
+        workspace=False,
     )
     parser.parse_args(argv)
     return _common.run(_list, prog=PROG)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nnssl.engine.typed import replaced
 from nnssl.errors import RecipeError
 
 
@@ -42,15 +40,3 @@ class FinetuneSettings:
             raise RecipeError("epochs and batch_size must be at least 1.")
         if not self.lrs or min(self.lrs) <= 0 or self.weight_decay < 0:
             raise RecipeError("lr must be over 0, and weight_decay not negative.")
-
-
-def read_settings(values: Mapping[str, object]) -> FinetuneSettings:
-    """Settings with the given keys changed, as text of the command line.
-
-    Raises:
-        RecipeError: an unknown key (with the closest match), or a value of another type or out of range.
-    """
-    settings = FinetuneSettings()
-    for key, value in values.items():
-        settings = replaced(settings, key, value)
-    return settings

@@ -25,7 +25,8 @@ from nnssl.evaluate.compare_plan import (
 )
 from nnssl.evaluate.compare_start import seconds_per_step, windows
 from nnssl.evaluate.compare_target import settle_target
-from nnssl.evaluate.finetune_schedule import MeasuredSchedule, changed
+from nnssl.evaluate.finetune_schedule import MeasuredSchedule
+from nnssl.evaluate.settings import changed
 from nnssl.paths import Folders
 
 _START_SECONDS = 15.0  # of a training: imports, network, first batches

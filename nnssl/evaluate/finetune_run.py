@@ -11,7 +11,8 @@ from typing import Any
 
 from nnssl.engine.typed import closest
 from nnssl.errors import DataError, PlanError, StateError, UsageError
-from nnssl.evaluate.finetune_schedule import VARIABLE, FinetuneSchedule, Name, changed, given
+from nnssl.evaluate.finetune_schedule import VARIABLE, FinetuneSchedule, Name, given
+from nnssl.evaluate.settings import changed
 from nnssl.paths import Folders, dataset, folders
 
 EXTERNAL = "nnUNet_extTrainer"

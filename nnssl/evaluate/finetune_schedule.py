@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from nnssl.engine.typed import closest, field_types, from_plain
 from nnssl.errors import RecipeError
 
 VARIABLE = "NNSSL_FINETUNE"
@@ -147,25 +145,6 @@ class MeasuredSchedule(FinetuneSchedule):
     mirroring: bool = False
     curve_cases: int = 4
     split: str | None = None
-
-
-S = TypeVar("S", bound=FinetuneSchedule)
-
-
-def changed(schedule: S, values: Mapping[str, object]) -> S:
-    """`schedule` with the given values (JSON, or text of the command line), set all at once.
-
-    Raises:
-        RecipeError: an unknown key, a value of another type, or values that do not fit each other.
-    """
-    known = field_types(type(schedule))
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise RecipeError(
-            f"A fine-tuning has no {unknown[0]}.{closest(unknown[0], list(known))} The keys are: {', '.join(known)}."
-        )
-    read = {key: from_plain(value, known[key], key=key) for key, value in values.items()}
-    return type(schedule)(**{**asdict(schedule), **read})
 
 
 def given() -> dict[str, object]:

@@ -19,7 +19,8 @@ from torch import nn
 
 from nnssl.atomic import whole_file
 from nnssl.errors import PlanError, RecipeError
-from nnssl.evaluate.finetune_schedule import FinetuneSchedule, changed, given
+from nnssl.evaluate.finetune_schedule import FinetuneSchedule, given
+from nnssl.evaluate.settings import changed
 
 SETTINGS = "finetuning.json"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nnssl.engine.typed import replaced
 from nnssl.errors import RecipeError
 
 
@@ -43,15 +41,3 @@ class ProbeSettings:
             raise RecipeError("lr must be over 0, and validation_share between 0 and 1.")
         if self.patch_size is not None and min(self.patch_size) < 1:
             raise RecipeError(f"patch_size {self.patch_size} must be at least 1 on each axis.")
-
-
-def read_settings(values: Mapping[str, object]) -> ProbeSettings:
-    """Settings with the given keys changed, as text of the command line.
-
-    Raises:
-        RecipeError: an unknown key (with the closest match), or a value of another type or out of range.
-    """
-    settings = ProbeSettings()
-    for key, value in values.items():
-        settings = replaced(settings, key, value)
-    return settings

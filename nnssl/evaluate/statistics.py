@@ -96,6 +96,7 @@ class Comparison:
         gain, low, high, least = (factor * x for x in (self.gain, self.low, self.high, self.smallest_gain))
         interval = f"{CONFIDENCE:.0%} interval".replace("%", " %")
         start = f"gain {gain:+.1f} {what}, {interval} {low:+.1f} to {high:+.1f} over {self.cases} {units}"
+        start += f" ({self.left_out} more without a score on one side)" if self.left_out else ""
         if self.cases < FEWEST_CASES:
             return f"{start}: too few {units} for a claim (at least {FEWEST_CASES} are needed)"
         claim = {

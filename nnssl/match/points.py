@@ -45,9 +45,9 @@ def match_points(matcher: Matcher, case: MatchCase, points_mm: Points, others: S
             rows.append(
                 Match(
                     case_a=case.case_id,
-                    point_a_mm=_three(points_mm[index]),
+                    point_a_mm=rounded_mm(points_mm[index]),
                     case_b=other.case_id,
-                    point_b_mm=_three(there.points_mm[index]),
+                    point_b_mm=rounded_mm(there.points_mm[index]),
                     score=round(float(there.score[index]), 4),
                     cycle_mm=round(float(cycle[index]), 3) if np.isfinite(cycle[index]) else None,
                     matcher=label,
@@ -103,7 +103,8 @@ def from_voxels(case: MatchCase, voxels: Points) -> Points:
     return np.asarray(voxels[:, ::-1] @ to_world[:3, :3].T + to_world[:3, 3])
 
 
-def _three(point: Points) -> tuple[float, float, float]:
+def rounded_mm(point: Points) -> tuple[float, float, float]:
+    """(3,) as a tuple, to a thousandth of a millimetre, which keeps a table readable."""
     x, y, z = (round(float(value), 3) for value in point)
     return x, y, z
 

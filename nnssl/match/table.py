@@ -15,6 +15,7 @@ from nnssl.errors import DataError, UsageError
 from nnssl.match.cases import STEP_MM, MatchCase, Points, dataset_cases
 from nnssl.match.choose import make_matcher
 from nnssl.match.matcher import Matcher, cycle_error_mm
+from nnssl.match.points import rounded_mm
 from nnssl.needs import Match, MatchedPoints
 
 MADE_ANEW = ("affine", "body")  # by preprocessing; tables of other matchers are somebody's own
@@ -128,18 +129,12 @@ def _rows(matcher: Matcher, case_a: str, points: Points, case_b: str, settings: 
     return [
         Match(
             case_a=case_a,
-            point_a_mm=_rounded(points[index]),
+            point_a_mm=rounded_mm(points[index]),
             case_b=case_b,
-            point_b_mm=_rounded(there.points_mm[index]),
+            point_b_mm=rounded_mm(there.points_mm[index]),
             score=round(float(there.score[index]), 4),
             cycle_mm=round(float(cycle[index]), 3),
             matcher=label,
         )
         for index in np.flatnonzero(good)
     ]
-
-
-def _rounded(point: Points) -> tuple[float, float, float]:
-    """To a thousandth of a millimetre, which keeps the table readable."""
-    x, y, z = (round(float(value), 3) for value in point)
-    return x, y, z

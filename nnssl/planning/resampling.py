@@ -68,7 +68,7 @@ def resample(data: Volume, shape: Sequence[int], separate: int | None) -> Volume
             _splines(channel, shape, out)
             np.clip(out, channel.min(), channel.max(), out=out)
         else:
-            _slice_by_slice(channel, shape, separate, out)
+            _slice_by_slice(channel, separate, out)
     return result
 
 
@@ -114,7 +114,7 @@ def _along(volume: Volume, axis: int, new: int, out: Volume | None) -> Volume:
     return np.matmul(matrix, volume.reshape(volume.shape[0], -1), out=flat).reshape(new, *rest)
 
 
-def _slice_by_slice(volume: Volume, shape: Sequence[int], axis: int, out: Volume) -> None:
+def _slice_by_slice(volume: Volume, axis: int, out: Volume) -> None:
     slices = np.moveaxis(volume, axis, 0)
     results = np.moveaxis(out, axis, 0)
     rows, columns = results.shape[1:]

@@ -24,7 +24,6 @@ from nnssl.cli.plan_like import main as plan_like
 from nnssl.cli.pretrain import main as pretrain
 from nnssl.data.index import read_index
 from nnssl.data.store import read_header
-from nnssl.paths import VARIABLES
 from nnssl.registry import find_trainer
 from tests.engine.workspace import DATASET, TRAINERS, make_workspace
 from tests.tiny import make_raw_dataset, workspace_folders
@@ -35,10 +34,8 @@ TINY_RUN = ("epochs=1", "steps_per_epoch=1", "batch_size=2")
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def clean_environment(no_folders: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnssl_extTrainer", str(TRAINERS))
-    for variable in VARIABLES:
-        monkeypatch.setenv(variable, "")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK
 
 from nnssl.evaluate.commands import Runner
@@ -30,6 +31,12 @@ class Silent:
 
     def status(self, text: str) -> None:
         """Nothing."""
+
+
+def labels_of(path: Path) -> npt.NDArray[np.int64]:
+    """(D, H, W) of a label map, as SimpleITK reads it."""
+    labels: npt.NDArray[np.int64] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).astype(np.int64)
+    return labels
 
 
 def make_workspace(root: Path, source: Path, *, numbers: Sequence[int] = (4,)) -> Folders:

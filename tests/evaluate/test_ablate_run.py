@@ -12,6 +12,7 @@ import pytest
 
 from nnssl.cli.ablate import main
 from nnssl.engine.recipe import resolve
+from nnssl.errors import StateError
 from nnssl.evaluate.ablate_plan import Factor, plan_runs
 from nnssl.evaluate.ablate_report import in_words, make_report
 from nnssl.evaluate.ablate_run import Ablation, Request
@@ -113,7 +114,7 @@ def test_a_run_of_another_recipe_is_not_taken_for_ours(workspace: Path) -> None:
     file = made.folder(made.request.runs[0]) / "recipe.json"
     other = resolve(find_trainer("MAETrainer"), "default", {**SHORT, "epochs": "9"})
     file.write_text(json.dumps({"recipe": other.to_json()}))
-    with pytest.raises(Exception, match=r"holds a run of another recipe \(epochs: 9 -> 1\)\. Give .* a --prefix"):
+    with pytest.raises(StateError, match=r"holds a run of another recipe \(epochs: 9 -> 1\)\. Give .* a --prefix"):
         ablation(workspace)
 
 

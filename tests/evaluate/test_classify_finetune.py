@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from nnssl.errors import RecipeError
 from nnssl.evaluate.classify_finetune import Classifier, Images, crop_size, finetune, predict, random_crop
-from nnssl.evaluate.classify_settings import FinetuneSettings, read_settings
+from nnssl.evaluate.classify_settings import FinetuneSettings
 from nnssl.evaluate.features import embed
+from nnssl.evaluate.settings import changed
 
 
 class Small(nn.Module):
@@ -97,9 +98,9 @@ def test_a_crop_is_no_larger_than_the_largest_image_needs() -> None:
 
 
 def test_settings_are_read_and_refused_in_words() -> None:
-    assert read_settings({"epochs": "3", "lr": "0.1"}) == FinetuneSettings(epochs=3, lr=0.1)
-    assert read_settings({"lr": "1e-4,1e-3"}).lrs == (1e-4, 1e-3)
+    assert changed(FinetuneSettings(), {"epochs": "3", "lr": "0.1"}) == FinetuneSettings(epochs=3, lr=0.1)
+    assert changed(FinetuneSettings(), {"lr": "1e-4,1e-3"}).lrs == (1e-4, 1e-3)
     with pytest.raises(RecipeError, match="Did you mean epochs"):
-        read_settings({"epoch": "3"})
+        changed(FinetuneSettings(), {"epoch": "3"})
     with pytest.raises(RecipeError, match="lr must be over 0"):
-        read_settings({"lr": "0,1"})
+        changed(FinetuneSettings(), {"lr": "0,1"})

@@ -20,7 +20,8 @@ from nnssl.evaluate.compare_plan import SCRATCH, Request, make_arms, smallest_ef
 from nnssl.evaluate.compare_run import Comparison
 from nnssl.evaluate.compare_start import write_start
 from nnssl.evaluate.compare_target import settle_target
-from nnssl.evaluate.finetune_schedule import MeasuredSchedule, changed
+from nnssl.evaluate.finetune_schedule import MeasuredSchedule
+from nnssl.evaluate.settings import changed
 from nnssl.export.proof import fresh_network
 from nnssl.export.read import Weights
 from nnssl.nnunet import build_network

@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK
 
 from nnssl.cli.compare import main
 from nnssl.evaluate.compare_run import Comparison
 from nnssl.evaluate.statistics import dice_per_class, mean_dice
 from nnssl.paths import VARIABLES
-from tests.evaluate.comparisons import CONFIGURATION, Silent, finish, make_workspace, request
+from tests.evaluate.comparisons import CONFIGURATION, Silent, finish, labels_of, make_workspace, request
 
 LABELS = ["1", "all"]
 
@@ -65,10 +64,6 @@ def report(root: Path, compare: Callable[..., int]) -> dict[str, Any]:
     return content
 
 
-def read(path: Path) -> Any:
-    return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).astype(np.int64)
-
-
 def recomputed(root: Path, dataset: str, arm: str, labels: str, draw: int) -> dict[str, dict[int, float]]:
     """Dice of each saved prediction of a draw, both folds."""
     truth = root / "nnUNet_preprocessed" / dataset / "gt_segmentations"
@@ -76,7 +71,8 @@ def recomputed(root: Path, dataset: str, arm: str, labels: str, draw: int) -> di
     for fold in (0, 1):
         results = root / "out" / arm / f"{dataset}_{arm}_labels{labels}_fold{fold}_draw{draw}"
         for file in results.glob("*/*/fold_0/validation/*.nii.gz"):
-            found[file.name.removesuffix(".nii.gz")] = dice_per_class(read(file), read(truth / file.name), [1, 2])
+            case, there = file.name.removesuffix(".nii.gz"), labels_of(truth / file.name)
+            found[case] = dice_per_class(labels_of(file), there, [1, 2])
     return found
 
 

@@ -8,8 +8,9 @@ from torch import nn
 
 from nnssl.errors import RecipeError
 from nnssl.evaluate.probe_cases import Case, Label, Labels, read_case
-from nnssl.evaluate.probe_settings import ProbeSettings, read_settings
+from nnssl.evaluate.probe_settings import ProbeSettings
 from nnssl.evaluate.probe_train import HEADS, FittedHead, fit_heads, make_heads, predict, score
+from nnssl.evaluate.settings import changed
 from tests.evaluate.labelled import Values, blocks, write_case
 
 LABELS = Labels(classes=(Label("a", (1,)), Label("b", (2,))), ignore=None)
@@ -97,10 +98,11 @@ def test_windows_change_nothing_where_features_are_local(cases: list[Case]) -> N
 
 
 def test_settings_are_read_and_refused_in_words() -> None:
-    assert read_settings({"steps": "7", "patch_size": "8,8,16"}) == ProbeSettings(steps=7, patch_size=(8, 8, 16))
+    read = changed(ProbeSettings(), {"steps": "7", "patch_size": "8,8,16"})
+    assert read == ProbeSettings(steps=7, patch_size=(8, 8, 16))
     with pytest.raises(RecipeError, match=r"Unknown key step\. Did you mean steps"):
-        read_settings({"step": "7"})
+        changed(ProbeSettings(), {"step": "7"})
     with pytest.raises(RecipeError, match="validation_share between 0 and 1"):
-        read_settings({"validation_share": "1"})
+        changed(ProbeSettings(), {"validation_share": "1"})
     with pytest.raises(RecipeError, match="must be at least 1"):
-        read_settings({"patches": "0"})
+        changed(ProbeSettings(), {"patches": "0"})

@@ -110,6 +110,7 @@ def test_pairs_without_a_score_are_left_out_and_counted() -> None:
     comparison = compare([0.5, math.nan, 0.6, 0.7], [0.6, 0.5, 0.7, math.nan])
     assert (comparison.cases, comparison.left_out) == (2, 2)
     assert comparison.gain == pytest.approx(0.1)
+    assert "over 2 cases (2 more without a score on one side): too few" in comparison.sentence()
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,7 @@ IDENTIFIER = "nnsslPlans_3d_fullres"
 
 
 @pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(variable, "")  # restored afterwards, whatever --workspace sets
+def workspace(tmp_path, no_folders):
     make_raw_dataset(workspace_folders(tmp_path).raw, 745, 3, shape=(30, 32, 34))
     return tmp_path
 

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from nnssl.cli import plan_and_preprocess, pretrain
-from nnssl.paths import VARIABLES
-from tests.tiny import make_raw_dataset, workspace_folders
+from tests.tiny import make_raw_dataset, make_thin, workspace_folders
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.usefixtures("no_folders")]
 SMALL = (
     "--set", "batch_size=4", "epochs=1", "steps_per_epoch=1", "threads=1", "method.prototypes=16", "method.hidden=12",
     "method.bottleneck=8", "method.casa_width=8",
 )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in VARIABLES:
-        monkeypatch.setenv(variable, "")  # restored afterwards, whatever --workspace sets
-
-
-def make_thin(plans_file: Path) -> None:
-    """An eighth of the planner's widths, as a user may edit them."""
-    plans = json.loads(plans_file.read_text())
-    network = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-    network["features_per_stage"] = [width // 8 for width in network["features_per_stage"]]
-    plans_file.write_text(json.dumps(plans))
 
 
 def test_one_command_suffices_and_the_matcher_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

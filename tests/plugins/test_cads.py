@@ -27,6 +27,7 @@ from nnssl.nnunet import build_network
 from nnssl.planning.wish import wished
 from nnssl.testing import check_method
 from nnssl.testing_world import commit, local_step, noise_batch, small_networks
+from tests.plugins.naive import naive_softmax
 from tests.tiny import tiny_plans
 
 SMALL = {"prototypes": 24, "hidden": 16, "bottleneck": 8}
@@ -66,11 +67,6 @@ def test_it_runs_on_every_kind_of_plan_and_nnunet_takes_the_encoder(plan: dict[s
 
 
 # -------------------------------------------------------------------------------------------------------- loss
-
-
-def naive_softmax(row: list[float]) -> list[float]:
-    powers = [math.exp(value) for value in row]
-    return [power / sum(powers) for power in powers]
 
 
 def test_loss_equals_a_naive_loop_over_four_pairs_of_which_two_are_aligned() -> None:
@@ -230,7 +226,7 @@ def test_average_pooling_of_a_plane_is_that_of_two_dimensions() -> None:
     image = torch.randn(1, 2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     with depth_one(shortcut):
         torch.testing.assert_close(shortcut(image)[:, :, 0], F.avg_pool2d(image[:, :, 0], 2))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="smaller than kernel"):
         shortcut(image)
 
 

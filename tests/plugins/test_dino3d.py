@@ -28,6 +28,7 @@ from nnssl.method import Batch
 from nnssl.nnunet import build_network
 from nnssl.testing import check_method
 from nnssl.testing_world import commit, local_step, noise_batch, small_networks
+from tests.plugins.naive import naive_softmax
 
 SMALL = {"prototypes": 24, "hidden": 16, "bottleneck": 8, "local_views": 2}
 EVERYTHING = {"dense": 1.0, "koleo": 0.1, "targets": "sinkhorn", "dense_fill": "noise"}
@@ -77,11 +78,6 @@ def test_it_runs_on_every_kind_of_plan_and_nnunet_takes_the_encoder(plan: dict[s
 
 
 # -------------------------------------------------------------------------------------------------------- equations
-
-
-def naive_softmax(row: list[float]) -> list[float]:
-    powers = [math.exp(value) for value in row]
-    return [power / sum(powers) for power in powers]
 
 
 def test_loss_equals_a_naive_loop_over_eighteen_pairs() -> None:
@@ -200,7 +196,7 @@ def test_one_pass_of_the_encoder_for_each_size_and_one_of_the_head() -> None:
 
 
 def test_teacher_follows_on_the_published_cosine() -> None:
-    method, _ = build()
+    method, _ = build(teacher_memory=0.0)
     momentum = method.teacher.momentum
     assert momentum(0, 100) == pytest.approx(0.996)
     # k/n: 1 - m of the last step is (1 - m_0) pi^2 / 4T^2

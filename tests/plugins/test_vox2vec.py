@@ -330,9 +330,8 @@ def test_views_hold_at_most_as_many_voxels_as_published_and_fit_the_strides() ->
     deep = {"features": (4,) * 6, "patch_size": (128, 128, 128), "case_shape": (200, 200, 200)}
     networks = world(**deep)
     (group,) = Vox2Vec.views(Vox2VecConfig(), networks.plan, networks.data).groups
-    assert group.size == (64, 64, 128) or math.prod(group.size) <= 2**19
-    assert all(side % 32 == 0 and side >= 64 for side in group.size)
-    assert math.prod(group.size) > 2**18
+    # 4 x 4 x 4 cells of 32 voxels lose one at a time, on the longest axis, until 2^19 voxels hold them
+    assert sorted(group.size) == [64, 64, 96]
     small = world(patch_size=(40, 56, 40), case_shape=(31, 45, 31))
     (group,) = Vox2Vec.views(Vox2VecConfig(), small.plan, small.data).groups
     assert group.size == (28, 44, 28)

@@ -10,11 +10,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import SimpleITK
 import torch
 
 from nnssl.cli.compare import main
@@ -26,7 +24,7 @@ from nnssl.evaluate.compare_target import settle_target
 from nnssl.evaluate.finetune_schedule import VARIABLE
 from nnssl.evaluate.statistics import dice_per_class, mean_dice
 from nnssl.paths import VARIABLES, folders
-from tests.evaluate.comparisons import Silent
+from tests.evaluate.comparisons import Silent, labels_of
 from tests.stock.stock import CONFIGURATION
 from tests.stock.test_fine_tuning import pretrained
 from tests.tiny import tiny_plans
@@ -70,15 +68,12 @@ def compare(workspace: Path, *arguments: object, code: int = 0) -> None:
 
 def recomputed(workspace: Path, fold: Path) -> dict[str, float]:
     """Mean Dice of each saved prediction."""
-
-    def read(path: Path) -> Any:
-        return SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).astype(np.int64)
-
     truth = workspace / "nnUNet_raw" / DATASET / "labelsTr"
-    return {
-        file.name.removesuffix(".nii.gz"): mean_dice(dice_per_class(read(file), read(truth / file.name), [1, 2]))
+    scores = {
+        file.name.removesuffix(".nii.gz"): dice_per_class(labels_of(file), labels_of(truth / file.name), [1, 2])
         for file in (fold / "validation").glob("*.nii.gz")
     }
+    return {case: mean_dice(row) for case, row in scores.items()}
 
 
 def interrupted(workspace: Path, words: Sequence[object]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 # Read once, at import: asking means setting it, and two threads that ask at the same time could leave it at 0.
 _UMASK = os.umask(0)
+_NO_FOLDER_SYNC = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 os.umask(_UMASK)
 
 
@@ -35,9 +37,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         # mkstemp makes files for the owner's eyes only; a results folder is shared as the umask says
         temporary.chmod(0o666 & ~_UMASK)
-        _sync(temporary)
+        _sync(temporary, os.O_RDWR)  # Windows flushes only what may be written
         temporary.replace(final)
-        _sync(final.parent)
+        _sync_folder(final.parent)
     except OSError as error:
         if error.filename is None:  # a full disk, met while writing, does not say where
             error.filename = os.fspath(final)
@@ -67,8 +69,17 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
         raise reason from None
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync_folder(path: Path) -> None:
+    """Bring a new name to the disk, where folders can be synchronised: Windows opens none, some shared disks refuse."""
+    try:
+        _sync(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from nnssl.trainer import SSLTrainer
 
 
+UNTESTED_MPS = (
+    "-device mps is untested: nobody has run nnssl on one. Views are made on the CPU, networks run on the Mac's GPU. "
+    "Compare the first losses with those of -device cpu."
+)
 CONFIGURATIONS = ("3d_fullres", "3d_lowres")  # nnU-Net's names; a plans file may hold more
 
 
@@ -61,6 +65,8 @@ def pretrain(request: Request) -> None:
         trainer = build_trainer(request, device)
         if request.device is None:
             trainer.print_to_log_file(f"No -device was given; using {device.type}.")
+        if device.type == "mps":
+            trainer.print_to_log_file(UNTESTED_MPS)
         trainer.run_training()
 
 

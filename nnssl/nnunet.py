@@ -167,6 +167,12 @@ def make_plans(
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
     from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
+    listed = description.get("dataset", {})
+    if any("label" not in entry for entry in listed.values()):
+        raise PlanError(
+            f'nnU-Net\'s planner asks for "label" beside "images" in the list "dataset" of dataset.json of {dataset}. '
+            f'Write "label": "" there for cases without labels.'
+        )
     wanted = None if spacing_mm is None else [float(side) for side in spacing_mm]
     # planners print several screens about their search
     with contextlib.redirect_stdout(io.StringIO()):

@@ -139,6 +139,9 @@ def _from_json(stored: Mapping[str, Any], folder: Path) -> CaseEntry:
     for name in ("to_world", "bbox"):
         values[name] = tuple(tuple(row) for row in values[name])
     values["constants"] = tuple(Constants(**constants) for constants in values["constants"])
+    for name in (values["file"], *values.get("sidecars", {}).values(), *filter(None, [values.get("raw_file")])):
+        if Path(name).name != name:
+            raise ValueError(f"file {name!r} of {stored['case_id']}, which must lie in the folder itself")
     if len(values["shape"]) != 3 or not all(isinstance(side, int) and side > 0 for side in values["shape"]):
         raise ValueError(f"shape {stored['shape']!r} of {stored['case_id']}")
     if np.shape(values["to_world"]) != (4, 4) or not np.isfinite(np.asarray(values["to_world"], float)).all():

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nnssl.data.collection import Collection
 from nnssl.data.order import CaseOrder
+from nnssl.data.placing import making_device, placed
 from nnssl.data.reading import LoadedSample, load_sample
 from nnssl.data.requirements import check_spec
 from nnssl.data.sampler import draw_sample
@@ -66,16 +67,17 @@ def make_batch(
         keys: sample keys; key = global batch * batch_size + place.
         seed: the run's seed.
         batch_size: of the run, over all ranks: it decides which case a key means. One case after the other if None.
-        device: where the views are made.
+        device: where the views are wanted, and made where it has float64.
         dtype: of the images.
     """
     check_spec(spec, needs)
     numbers = [int(key) for key in keys]
     needs_of_order = needs if batch_size is not None else Needs()
     order = case_order(collection, needs_of_order, batch_size=batch_size or 1, seed=seed)
-    return _assemble(
-        _load(collection, spec, needs, order, numbers, seed), spec, needs, seed, torch.device(device), dtype
-    )
+    wanted = torch.device(device)
+    maker = making_device(wanted)
+    batch = _assemble(_load(collection, spec, needs, order, numbers, seed), spec, needs, seed, maker, dtype)
+    return batch if maker == wanted else placed(batch, wanted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +137,7 @@ class ViewStream:
         self._collection, self._spec, self._needs, self._seed = collection, spec, needs, seed
         self._order = case_order(collection, needs, batch_size=slicing.batch_size, seed=seed)
         self._slicing, self._device, self._dtype, self._end = slicing, torch.device(device), dtype, end
+        self._maker = making_device(self._device)
         self._workers = default_workers(slicing.world) if workers is None else workers
         self._pool = ThreadPoolExecutor(self._workers, "nnssl-views") if self._workers else None
         self._ahead: dict[int, Future[list[LoadedSample] | Batch]] = {}
@@ -161,7 +164,7 @@ class ViewStream:
             ) from error
         self.waited_seconds += time.perf_counter() - started
         if isinstance(loaded, Batch):
-            return loaded
+            return loaded if self._maker == self._device else placed(loaded, self._device)
         return _assemble(loaded, self._spec, self._needs, self._seed, self._device, self._dtype)
 
     def close(self) -> None:
@@ -194,8 +197,8 @@ class ViewStream:
         """What a worker does for one micro-batch."""
         keys = self._slicing.keys(*divmod(number, self._slicing.micros))
         loaded = _load(self._collection, self._spec, self._needs, self._order, keys, self._seed)
-        if self._device.type == "cpu":
-            return _assemble(loaded, self._spec, self._needs, self._seed, self._device, self._dtype)
+        if self._maker.type == "cpu":
+            return _assemble(loaded, self._spec, self._needs, self._seed, self._maker, self._dtype)
         return [sample.pinned() for sample in loaded] if self._device.type == "cuda" else loaded
 
 
@@ -231,11 +234,10 @@ def _source_info(name: str, samples: Sequence[LoadedSample], needs: Needs, devic
     """Where the boxes of one source lie."""
     draws = [sample.draw.sources[name] for sample in samples]
     entries = [draw.entry for draw in draws]
-    exact = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
 
     def tensor(values: Sequence[object], dtype: torch.dtype = torch.float64) -> Tensor:
         """One row a sample."""
-        return torch.from_numpy(np.asarray(values)).to(device=exact, dtype=dtype)
+        return torch.from_numpy(np.asarray(values)).to(device=device, dtype=dtype)
 
     sidecars: Mapping[str, Sequence[Mapping[str, Tensor]]] = {
         sidecar.name: [sample.sidecars[name][sidecar.name] for sample in samples] for sidecar in needs.sidecars

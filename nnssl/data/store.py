@@ -102,8 +102,12 @@ def _open(path: Path) -> Any:
 
     if not path.is_file():
         raise DataError(f"{path} is missing. Run nnssl_plan_and_preprocess again: it makes only what is missing.")
+    options = {"mode": "r", "dparams": {"nthreads": 1}}
     try:
-        stored = blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, mmap_mode="r")
+        try:
+            stored = blosc2.open(str(path), mmap_mode="r", **options)
+        except (RuntimeError, ValueError, OSError):  # some shared disks cannot map files into memory
+            stored = blosc2.open(str(path), **options)
     except (RuntimeError, ValueError, TypeError, OSError) as error:
         raise DataError(f"{path} cannot be read ({error}). Delete it and preprocess the case again.") from error
     if len(stored.shape) != 4:

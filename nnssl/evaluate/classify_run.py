@@ -20,7 +20,7 @@ from nnssl.evaluate.classify_items import TEST, Item, check_folds
 from nnssl.evaluate.classify_metrics import Floats, Ints, Predicted
 from nnssl.evaluate.classify_settings import FinetuneSettings
 from nnssl.evaluate.classify_splits import inner_folds, subject_folds
-from nnssl.evaluate.classify_vectors import prepared_file, vectors
+from nnssl.evaluate.classify_vectors import prepared_file, stored_shape, vectors
 from nnssl.evaluate.commands import Screen
 from nnssl.evaluate.features import preparation
 from nnssl.evaluate.leakage import leaks
@@ -214,7 +214,7 @@ class Classification:
             if before["key"] == key:
                 return np.array(before["probabilities"]), before["about"]
         files = [prepared_file(self.request.out, item) for item in self.request.items]
-        shapes = [np.load(one, mmap_mode="r").shape[1:] for one in files]
+        shapes = [stored_shape(one)[1:] for one in files]
         images = Images(
             files=files,
             labels=self.labels,

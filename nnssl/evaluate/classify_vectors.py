@@ -29,6 +29,15 @@ def prepared_file(folder: Path, item: Item) -> Path:
     return folder / IMAGES / f"{digest(0, 0, [str(file) for file in item.files]).hex()}.npy"
 
 
+def stored_shape(file: Path) -> tuple[int, ...]:
+    """The shape that a .npy file's header says; its voxels are not read, nor mapped into memory."""
+    with file.open("rb") as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, _ = read(stream)
+    return tuple(shape)
+
+
 def vectors(
     networks: Mapping[str, Any],
     items: Sequence[Item],

@@ -14,6 +14,8 @@ from nnssl.errors import DataError
 from nnssl.paths import Folders
 
 ACCEPTED = "nnssl_accepted"  # key of dataset.json: {case: [names of reasons]}, written by nnssl_ingest --accept
+_PLAIN = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]+")
+_LONGEST = 200  # of a case's name; file systems take 255 with what is put behind it
 _EXAMPLE = '{"channel_names": {"0": "CT"}, "labels": {"background": 0}, "numTraining": 100, "file_ending": ".nii.gz"}'
 
 
@@ -77,7 +79,13 @@ def read_raw_dataset(name: str, where: Folders, *, accepted: Collection[str] = (
     cases, malformed = [], {}
     for case_id in sorted(found):
         files = found[case_id]
-        if (other := case_id.removesuffix("_raw")) != case_id and other in found:
+        if not _PLAIN.fullmatch(case_id) or len(case_id) > _LONGEST:
+            # a file is named after the case; names that dataset.json lists may lead anywhere
+            malformed[case_id[:_LONGEST]] = (
+                f"Case {case_id[:_LONGEST]!r} in {folder / 'dataset.json'} cannot name a file: no slashes, no control "
+                f"characters, no dot in front, at most {_LONGEST} characters. Rename it."
+            )
+        elif (other := case_id.removesuffix("_raw")) != case_id and other in found:
             malformed[case_id] = (
                 f"Case {case_id} in {folder} is called as the raw values of case {other} will be. Rename it."
             )

@@ -1,6 +1,6 @@
 """Makes the views that were drawn: cut, then change intensities, then mask.
 
-Runs on any device. Nothing is random here but the noise fields, and they are keyed.
+Runs on any device that has float64. Nothing is random here but the noise fields, and they are keyed.
 """
 
 from __future__ import annotations
@@ -111,6 +111,5 @@ def _draw_tensors(draws: Sequence[Sequence[ViewDraw]], device: torch.device) -> 
 
 
 def _tensor(values: object, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Nested arrays as a tensor; float64 stays on the CPU where the device has none (Apple's MPS)."""
-    made = torch.from_numpy(np.asarray(values)).to(dtype)
-    return made if device.type == "mps" and dtype == torch.float64 else made.to(device)
+    """Nested arrays as a tensor."""
+    return torch.from_numpy(np.asarray(values)).to(device=device, dtype=dtype)

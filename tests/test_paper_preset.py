@@ -62,7 +62,7 @@ def test_another_plan_is_refused_with_the_command(workspace: Path, capsys: pytes
     assert "nnssl_plan_and_preprocess -d 745 -c 3d_fullres --for DeSDTrainer --preset paper" in said
     assert plan(workspace, "--for", "DeSDTrainer", "--preset", "paper", "--only_pp", "-p", "nnsslPlans") == 0
     said = refused(workspace, capsys)
-    assert "voxels of 1 mm; the plan's are (1.25, 1.0, 1.0) mm" in said
+    assert "voxels of (1.0, 1.0, 1.0) mm (D H W); the plan's are (1.25, 1.0, 1.0) mm" in said
     assert "nnssl_plan_and_preprocess -d ID --for DeSDTrainer --preset paper" in said
     assert "-p nnsslPlansDeSDPaper" in said
 

@@ -7,29 +7,39 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from nnssl.ingest.names import ending
 from nnssl.planning.nifti import content_blocks
-from nnssl.planning.reading import last_line
+from nnssl.planning.reading import itk_name, last_line
 from nnssl.planning.refusal import Refused
 
 _HEADER_BYTES = 1 << 20  # text headers are shorter by far
 _EXPANDS = 1100  # deflate cannot make more than 1032 bytes of one
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
+Notes = tuple[str, ...]
 _SIDES_AT_MOST = 1 << 20
 
 
-def check_container(file: Path) -> None:
+def check_container(file: Path, accepted: Collection[str] = ()) -> Notes:
     """Refuse what must not reach ITK.
 
+    Args:
+        file: of one of the formats.
+        accepted: names of reasons.
+
+    Returns:
+        What is assumed about it.
+
     Raises:
-        Refused: damaged, truncated, or with voxels in a file elsewhere.
+        Refused: damaged, truncated, with voxels in a file elsewhere, or of unknown voxel size.
     """
     kind = ending(file)
     with file.open("rb") as stream:
         start = stream.read(_HEADER_BYTES)
-    if kind in (".h5", ".hdf5", ".hdf"):
+    if kind in _HDF5_ENDINGS:
         if not start.startswith(_HDF5):
             raise Refused("unreadable", f"{file} is not an HDF5 file.")
         voxel_files = [file]
@@ -38,6 +48,19 @@ def check_container(file: Path) -> None:
     else:
         voxel_files = _meta(file, start)
     _check_claim(file, sum(each.stat().st_size for each in voxel_files))
+    return () if kind in _HDF5_ENDINGS else _placed(file, kind, start, accepted)
+
+
+def _placed(file: Path, kind: str, start: bytes, accepted: Collection[str]) -> Notes:
+    """ITK takes voxels of 1 mm where the header says nothing."""
+    nrrd = kind in (".nrrd", ".nhdr")
+    name = rb"space directions\s*:\s*(.+)" if nrrd else rb"Element(?:Spacing|Size)\s*=\s*(.+)"
+    if _field(start.split(b"\n\n", 1)[0].split(b"\r\n\r\n", 1)[0] if nrrd else start, name):
+        return ()
+    if "no_orientation" not in accepted:
+        what = "space directions" if nrrd else "ElementSpacing"
+        raise Refused("no_orientation", f"{file} does not say how large its voxels are and how it lies ({what}).")
+    return ("its header did not say how it lies; what SimpleITK assumes was taken",)
 
 
 def _nrrd(file: Path, start: bytes) -> list[Path]:
@@ -89,7 +112,7 @@ def _check_claim(file: Path, stored: int) -> None:
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(file))
+    reader.SetFileName(itk_name(file))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:

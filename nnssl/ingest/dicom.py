@@ -214,7 +214,7 @@ def _volumes(slices: list[Slice], root: Path, pseudonyms: Pseudonyms) -> list[Sc
     if finding is not None:
         return [name(slices, finding)]
     slices = sorted(slices, key=lambda each: (each.place_mm, each.text("SOPInstanceUID"), each.file.name))
-    once = list({each.text("SOPInstanceUID") or str(each.file): each for each in slices}.values())
+    once = _without_copies(slices)
     copies = len(slices) - len(once)
     notes = (f"{copies} slices were there twice, as the same DICOM object; one of each was taken",) if copies else ()
     if not _repeated(once):
@@ -228,6 +228,28 @@ def _volumes(slices: list[Slice], root: Path, pseudonyms: Pseudonyms) -> list[Sc
             return [name(group, None, said) for _, group in sorted(groups.items())]
     sentence = f"{_repeated(once)} of its {len(once)} slices lie where another one lies, and no tag tells them apart"
     return [name(once, Finding("duplicate_slices", sentence), notes)]
+
+
+def _without_copies(ordered: Sequence[Slice]) -> list[Slice]:
+    """One of each DICOM object. A number alone proves nothing: some anonymisers give all slices the same."""
+    kept: list[Slice] = []
+    first: dict[tuple[str, float], Slice] = {}
+    for each in ordered:
+        own = each.text("SOPInstanceUID") or str(each.file), round(each.place_mm, 2)
+        other = first.setdefault(own, each)
+        if other is each or not _same_pixels(other.file, each.file):
+            kept.append(each)
+    return kept
+
+
+def _same_pixels(one: Path, other: Path) -> bool:
+    import pydicom
+
+    try:
+        first, second = (pydicom.dcmread(file, specific_tags=["PixelData"], force=True) for file in (one, other))
+        return bool(first.get("PixelData") == second.get("PixelData"))
+    except Exception:  # a damaged file raises whatever its values meet in the library; its reader will tell
+        return False
 
 
 def _repeated(ordered: Sequence[Slice]) -> int:

@@ -59,6 +59,19 @@ class _Inside:
     files: list[str] = field(default_factory=list)
     special: int = 0  # links that lead nowhere, pipes, devices: opening one may wait for ever
 
+    def add(self, entry: os.DirEntry[str]) -> None:
+        """Take in one entry of the folder."""
+        try:
+            if entry.is_dir():
+                self.folders.append(entry.name)
+                return
+            if entry.is_file():
+                self.files.append(entry.name)
+                return
+        except OSError:  # a link to itself
+            pass
+        self.special += 1
+
 
 @dataclass
 class _Search:
@@ -132,14 +145,8 @@ class _Search:
             self.seen.add(here)
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        inside.folders.append(entry.name)
-                    elif entry.is_file():
-                        inside.files.append(entry.name)
-                    else:
-                        inside.special += 1
+                    if not entry.name.startswith("."):
+                        inside.add(entry)
         except OSError as error:
             self._closed(error)
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from nnssl.planning.reading import (
     check_one_orientation,
     from_itk,
     itk_geometry,
+    itk_name,
     last_line,
     read_by_itk,
 )
@@ -82,14 +83,26 @@ def _read(part: Part, accepted: Collection[str]) -> Volume:
     if part.volume is not None or kind in _BY_NIBABEL:
         return _by_nibabel(file, accepted, part.volume)
     if kind in (".nii", ".nii.gz"):
+        _check_name(file, kind)
         try:
             return _nifti(file, read_nifti(file), accepted)
         except Refused as why:
             if why.reason not in accepted:
                 raise
             return _by_nibabel(file, accepted, None)
-    check_container(file)
-    return _by_itk(file, accepted)
+    assumed = check_container(file, accepted)
+    found = _by_itk(file, accepted)
+    return replace(found, notes=(*assumed, *found.notes))
+
+
+def _check_name(file: Path, kind: str) -> None:
+    """ITK goes by the name: it reads nothing of a compressed file called .nii, nor the other way round."""
+    with file.open("rb") as stream:
+        start = stream.read(2)
+    if start and (start == b"\x1f\x8b") != (kind == ".nii.gz"):
+        is_so, name = ("not compressed", file.name[:-3]) if kind == ".nii.gz" else ("compressed", f"{file.name}.gz")
+        if is_so == "compressed" or start in (b"\x5c\x01", b"\x00\x00", b"\x1c\x02"):  # 348 or 540, as NIfTI begins
+            raise Refused("unreadable", f"{file} is {is_so}, which its name does not say. Rename it to {name}.")
 
 
 def _nifti(file: Path, image: NiftiImage, accepted: Collection[str]) -> Volume:
@@ -133,14 +146,15 @@ def _by_nibabel(file: Path, accepted: Collection[str], volume: int | None) -> Vo
 def _by_itk(file: Path, accepted: Collection[str]) -> Volume:
     try:
         channel = read_by_itk(file, b"")
-        return Volume(channel.voxels, channel.to_world)
+        upright, turned, notes = right_angled(file, channel.voxels, channel.to_world, accepted)
+        return Volume(upright, turned, notes=notes)
     except Refused as why:
         if why.reason not in accepted:
             raise
     import SimpleITK
 
     try:
-        image = SimpleITK.ReadImage(str(file))
+        image = SimpleITK.ReadImage(itk_name(file))
         data = SimpleITK.GetArrayFromImage(image)  # axes reversed, numbers of a voxel last
     except RuntimeError as error:
         raise Refused("unreadable", f"SimpleITK cannot read {file} ({last_line(error)}).") from error
@@ -150,4 +164,5 @@ def _by_itk(file: Path, accepted: Collection[str]) -> Volume:
     if rank > 3:
         data = data[(0,) * (rank - 3)]
     _, to_world = from_itk(image.GetSpacing()[:3], image.GetOrigin()[:3], image.GetDirection())
-    return Volume(np.ascontiguousarray(data, np.float32), to_world, notes=("one 3D volume of one number was taken",))
+    upright, turned, more = right_angled(file, np.ascontiguousarray(data, np.float32), to_world, accepted)
+    return Volume(upright, turned, notes=("one 3D volume of one number was taken", *more))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnssl.ingest.repair import right_angled
-from nnssl.planning.reading import Affine, from_itk, last_line
+from nnssl.planning.reading import Affine, from_itk, itk_name, last_line
 from nnssl.planning.refusal import Refused
 
 Notes = tuple[str, ...]
@@ -99,7 +99,7 @@ def _volume(file: Path) -> tuple[npt.NDArray[np.float32], Any]:
     import SimpleITK
 
     try:
-        image = SimpleITK.ReadImage(str(file), imageIO="GDCMImageIO")
+        image = SimpleITK.ReadImage(itk_name(file), imageIO="GDCMImageIO")
     except RuntimeError as error:
         raise Refused("unreadable", f"GDCM cannot read {file.name} ({last_line(error)}). Copy it again.") from error
     if image.GetNumberOfComponentsPerPixel() != 1:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnssl.ingest.scan import Part
-from nnssl.planning.reading import Affine, last_line
+from nnssl.planning.reading import Affine, itk_name, last_line
 from nnssl.planning.refusal import Refused
 
 
@@ -24,7 +24,7 @@ def read_stack(part: Part) -> tuple[npt.NDArray[np.float32], Affine]:
     slices = []
     for file in part.files:
         try:
-            image = SimpleITK.ReadImage(str(file))
+            image = SimpleITK.ReadImage(itk_name(file))
         except RuntimeError as error:
             raise Refused("unreadable", f"The slice {file.name} cannot be read ({last_line(error)}).") from error
         if image.GetNumberOfComponentsPerPixel() != 1:

@@ -112,6 +112,8 @@ def content_blocks(path: Path, digest: Any, *, offset: int = 0) -> Iterator[byte
             if len(block) < len(_GZIP):  # the member ended where the block did
                 block += file.read(_BLOCK)
             if not block.startswith(_GZIP):
+                if block.strip(b"\0"):  # some programs fill up with zeros; anything else was not meant to be there
+                    raise Refused("damaged", f"{path} is damaged: something follows its compressed data. Copy it.")
                 break
             member = zlib.decompressobj(wbits=31)  # a file may consist of several gzip members
         if not member.eof:
@@ -249,6 +251,8 @@ def _voxel_bytes(
 
 
 def _scaled(path: Path, stored: npt.NDArray[Any], header: Any) -> npt.NDArray[np.float32]:
+    if np.isinf(header["scl_slope"]) or np.isinf(header["scl_inter"]):  # NaN is how nibabel writes that there is none
+        raise _damaged(path, "its values are to be multiplied by, or moved by, infinity")
     slope, intercept = _asked(path, header.get_slope_inter)
     # no warning for float64 values that float32 cannot hold: they become inf, which the caller refuses
     with np.errstate(over="ignore"):

@@ -108,12 +108,26 @@ def itk_geometry(file: Path, image: NiftiImage) -> tuple[tuple[float, float, flo
             "unreadable", f"{file} is NIfTI-2, which SimpleITK, nnU-Net's reader, cannot read. Convert it to NIfTI-1."
         )
     reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(file))
+    reader.SetFileName(itk_name(file))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise Refused("unreadable", f"SimpleITK cannot read the header of {file} ({last_line(error)}).") from error
     return from_itk(reader.GetSpacing()[:3], reader.GetOrigin()[:3], reader.GetDirection())
+
+
+def itk_name(file: Path) -> str:
+    """The name of a file for SimpleITK, which ends the whole process when it is given one that is not UTF-8.
+
+    Raises:
+        Refused: such a name.
+    """
+    name = str(file)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise Refused("unreadable", f"{file} has a name that is not UTF-8, which SimpleITK cannot open.") from error
+    return name
 
 
 def check_one_orientation(file: Path, image: NiftiImage, itks: Affine) -> None:
@@ -152,7 +166,7 @@ def read_by_itk(file: Path, sha256: bytes) -> Channel:
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(file))
+    reader.SetFileName(itk_name(file))
     try:
         reader.ReadImageInformation()
         sides = reader.GetSize()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import math
+import zlib
+
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK
 
@@ -82,3 +87,56 @@ def test_what_can_be_accepted_is_taken_and_said(ingested, tmp_path):
     for record in outcome.taken:
         read_image([folder / "imagesTr" / f"{record.case}_0000.nii.gz"], "SimpleITKIO")
         assert record.notes or record.accepted or not EXPECTED[record.source], record.source
+
+
+@pytest.mark.parametrize("name", ["image.nrrd", "image.mha"])
+def test_other_containers_hold_what_their_bytes_say(ingested, name):
+    """Read here by hand: SimpleITK must not be the only witness of itself."""
+    nasty, folder, outcome = ingested
+    content = (nasty / name).read_bytes()
+    if name.endswith(".nrrd"):
+        head, data = content.split(b"\n\n", 1)
+        fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if ": " in line)
+        sizes, packed = [int(side) for side in fields["sizes"].split()], fields["encoding"] in ("gzip", "gz")
+        kind = {"short": "<i2", "unsigned char": "u1", "uchar": "u1", "float": "<f4", "uint8": "u1"}[fields["type"]]
+        data = gzip.decompress(data) if packed else data
+    else:
+        head, data = content.split(b"ElementDataFile = LOCAL\n", 1)
+        fields = dict(line.split(" = ", 1) for line in head.decode().splitlines())
+        sizes, packed = [int(side) for side in fields["DimSize"].split()], fields.get("CompressedData") == "True"
+        kind = {"MET_SHORT": "<i2", "MET_UCHAR": "u1", "MET_FLOAT": "<f4"}[fields["ElementType"]]
+        data = zlib.decompress(data) if packed else data
+    voxels = np.frombuffer(data, kind, math.prod(sizes)).reshape(sizes, order="F")
+    case = next(record.case for record in outcome.taken if record.source == name)
+    np.testing.assert_array_equal(nibabel.load(folder / "imagesTr" / f"{case}_0000.nii.gz").get_fdata(), voxels)
+
+
+def test_the_series_is_what_pydicom_reads(shared_data, tmp_path):
+    series = shared_data / "nasty" / "dicom_series_small"
+    folder = tmp_path / "Dataset747_Series"
+    request = Request(sources=(series,), folder=folder, accepted=frozenset({"ct_not_hu"}), workers=1)
+    case = ingest(request, lambda sentence: None).taken[0].case
+    ours = nibabel.load(folder / "imagesTr" / f"{case}_0000.nii.gz")
+    slices = sorted(
+        (pydicom.dcmread(file) for file in series.iterdir()), key=lambda each: float(each.ImagePositionPatient[2])
+    )
+    pixels = [each.pixel_array * float(each.RescaleSlope) + float(each.RescaleIntercept) for each in slices]
+    np.testing.assert_allclose(ours.get_fdata().T, pixels)
+    first, last = (np.array(each.ImagePositionPatient, float) for each in (slices[0], slices[-1]))
+    np.testing.assert_allclose(ours.affine[:3, 3] * [-1, -1, 1], first, atol=1e-3)
+    far = (ours.affine @ [0, 0, len(slices) - 1, 1])[:3] * [-1, -1, 1]
+    np.testing.assert_allclose(far, last, atol=1e-2)
+    np.testing.assert_allclose(ours.header.get_zooms()[:2], slices[0].PixelSpacing[::-1], rtol=1e-5)
+
+
+def test_what_is_taken_goes_through_planning_and_preprocessing(ingested, tmp_path, monkeypatch):
+    from nnssl.cli.plan_and_preprocess import main
+    from nnssl.data.index import read_index
+
+    _, folder, outcome = ingested
+    monkeypatch.setenv("nnUNet_raw", str(folder.parent))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    assert main(["-d", "745", "-np", "1"]) == 0
+    index = read_index(tmp_path / "preprocessed" / folder.name / "nnsslPlans_3d_fullres")
+    assert sorted(index.entries) == sorted(record.case for record in outcome.taken)

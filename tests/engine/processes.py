@@ -50,12 +50,13 @@ def run(
     *arguments: str,
     before: Callable[[], None] | None = None,
     what: Sequence[str] = TINY,
+    seconds: float = TIMEOUT,
     **variables: str,
 ) -> tuple[int, str]:
-    """Exit code and words of a whole command."""
+    """Exit code and words of a whole command, which is killed after `seconds`."""
     log = root / "log.txt"
     process = start(root, *arguments, log=log, before=before, what=what, **variables)
-    process.join(TIMEOUT)
+    process.join(seconds)
     if process.exitcode is None:
         process.kill()
         process.join()

@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
             f"{PROG} scans -d 745 -n Thorax --dry_run --report look      judge only, write nothing but the report",
             f"{PROG} clinic_a clinic_b -d 745 -n Thorax -np 8            several sources, one data set",
             f"{PROG} ct mr -d 745 746 -n Thorax Brain                    a data set for each source",
+            f"{PROG} bids -d 745 -n Brain --channels T1w T2w FLAIR         one case a session, with three channels",
             f"{PROG} scans.csv -d 745 -n Thorax --accept label_map duplicate",
         ),
     )
@@ -47,7 +48,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--accept", nargs="+", default=[], metavar="REASON", help="take scans all the same that were refused as REASON")
     add("--format", default="auto", choices=_FORMATS, help="look for this layout only (default auto: all)")
     add(
-        "--channels", nargs="+", default=[], metavar="NAME", help="names of the channels where the source says none: CT"
+        "--channels",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="one: what every scan is (CT). Several: scans of one subject and session become channels of one case, "
+        "in this order (T1w T2w FLAIR); without it each file is a case",
     )
     add(
         "--hide_names",

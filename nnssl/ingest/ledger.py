@@ -128,8 +128,8 @@ class Ledger:
         """How many scans were found."""
         return int(self._one("SELECT count(*) FROM found") or 0)
 
-    def regroup(self, key: str) -> None:
-        """Take a scan out of those found: it has become a part of another."""
+    def drop_found(self, key: str) -> None:
+        """Take a scan out of those found: it has become a part of another, or is not wanted."""
         self._db.execute("DELETE FROM found WHERE key = ?", (key,))
 
     def forget_absent(self, roots: Sequence[str]) -> None:

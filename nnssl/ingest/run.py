@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nnssl.errors import DataError
 from nnssl.ingest import cohort
+from nnssl.ingest.channels import put_together
 from nnssl.ingest.dataset import description, write_description, write_table
 from nnssl.ingest.elsewhere import note_leakage
 from nnssl.ingest.find import find
@@ -38,7 +39,7 @@ class Request:
         sources: folders, tables, lists or files.
         folder: nnUNet_raw/DatasetXXX_Name.
         form: the layout to look for; "auto" for all.
-        channels: names of the channels, where the user says them.
+        channels: names of the channels, where the user says them; several put single scans of a session together.
         accepted: names of reasons that do not keep a scan out.
         copy: never link.
         dry_run: write nothing but a report that was asked for.
@@ -164,6 +165,8 @@ def _found(request: Request, ledger: Ledger) -> tuple[Counter[str], Counter[str]
         roots.append(root)
         layouts += found.layouts
         ignored += found.ignored
+    if len(request.channels) > 1 and (none := put_together(ledger, request.channels, request.accepted)):
+        ignored[f"scans that are none of {', '.join(request.channels)}"] += none
     ledger.forget_absent(roots)
     return layouts, ignored
 

@@ -38,6 +38,7 @@ REASONS = {
         Reason("constant", "every voxel has the same value"),
         Reason("missing_channel", "a channel of the case is not there"),
         Reason("channels_differ", "the channels of the case differ in size or place"),
+        Reason("ambiguous_channel", "several scans fit one channel of the case", "the first by name is taken"),
         Reason("no_spacing", "slices without a known voxel size"),
         Reason("sizes_differ", "slices of several sizes in one stack"),
         Reason("not_an_image", "a DICOM object without an image (report, segmentation, dose, ...)"),

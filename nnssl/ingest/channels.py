@@ -1,0 +1,110 @@
+"""Scans of one subject and session in separate files, put together as channels of one case where the user says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from nnssl.ingest.ledger import Ledger
+from nnssl.ingest.names import stem
+from nnssl.ingest.scan import Scan
+from nnssl.ingest.spool import Spool
+from nnssl.planning.checks import Finding
+
+_Item = tuple[str, str, int, Scan]  # key, root, channel, scan
+
+
+def put_together(ledger: Ledger, names: Sequence[str], accepted: Collection[str]) -> int:
+    """Make cases of several channels out of the single scans that were found.
+
+    A scan is the channel that its source names as modality (BIDS suffix, DICOM modality, a list's column), or that a
+    word of its file's name names; capitals do not matter. Scans belong together by source, subject and session, and
+    files that lie in one folder without subjects by the rest of their names. Sizes and places are compared when they
+    are read. Scans that have several channels already, or that were refused, stay as they are.
+
+    Args:
+        ledger: with what was found.
+        names: of the channels, in order.
+        accepted: names of reasons.
+
+    Returns:
+        How many scans are none of the channels; they are left out.
+    """
+    wanted = {name.casefold(): channel for channel, name in enumerate(names)}
+    groups: Spool[_Item] = Spool()
+    none = []
+    for key, root, scan in ledger.found():
+        if len(scan.parts) != 1 or scan.refused is not None:
+            continue
+        channel = _channel(scan, wanted)
+        if channel is None:
+            none.append(key)
+        else:
+            groups.add(_belongs(root, scan, names[channel]), (key, root, channel, scan))
+    for key in none:
+        ledger.drop_found(key)
+    for group in groups.groups():
+        for key, *_ in group:
+            ledger.drop_found(key)
+        ledger.add_found(group[0][1], _case([(channel, scan) for *_, channel, scan in group], names, accepted))
+    return len(none)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.casefold())
+
+
+def _channel(scan: Scan, wanted: dict[str, int]) -> int | None:
+    """Which channel a scan is; the last word counts most, as in "t1_to_flair"."""
+    said = scan.parts[0].modality.casefold()
+    if said in wanted:
+        return wanted[said]
+    words = _words(stem(scan.files[0])) if scan.parts[0].form == "file" else []
+    return next((wanted[word] for word in reversed(words) if word in wanted), None)
+
+
+def _belongs(root: str, scan: Scan, name: str) -> str:
+    """The same for scans of one case."""
+    alone = scan.subject == scan.name  # nothing above the file says whose it is
+    return "\0".join((root, _without(scan.name, name) if alone else scan.subject, scan.session, scan.split))
+
+
+def _without(text: str, name: str) -> str:
+    """A case's name without the word that names a channel; one that is nothing else stays."""
+    words = re.split(r"[_\s]+", text)
+    left = [word for word in words if word.casefold() != name.casefold()]
+    if len(left) == len(words):
+        left = [re.sub(rf"(^|[^A-Za-z0-9]){re.escape(name)}($|[^A-Za-z0-9])", r"\1\2", text, flags=re.IGNORECASE)]
+    return "_".join(filter(None, left)).strip("-_. ") or text
+
+
+def _case(group: Sequence[tuple[int, Scan]], names: Sequence[str], accepted: Collection[str]) -> Scan:
+    """One case out of the scans of a subject and session, or what it lacks."""
+    ordered = sorted(group, key=lambda each: (each[0], each[1].name, each[1].shown))
+    first, several = dict[int, Scan](), []
+    for channel, scan in ordered:
+        if first.setdefault(channel, scan) is not scan:
+            several.append(f"{names[channel]} ({scan.shown})")
+    channel, example = ordered[0]
+    example = replace(
+        example,
+        name=_without(example.name, names[channel]),
+        subject=_without(example.subject, names[channel]) if example.subject == example.name else example.subject,
+        shown=", ".join(scan.shown for scan in first.values()),
+        notes=tuple(dict.fromkeys(note for scan in first.values() for note in scan.notes)),
+        secrets=tuple({secret for scan in first.values() for secret in scan.secrets}),
+    )
+    missing = [name for number, name in enumerate(names) if number not in first]
+    if missing:
+        there = ", ".join(names[number] for number in first)
+        return replace(
+            example, parts=(), refused=Finding("missing_channel", f"{', '.join(missing)} is not there; found {there}")
+        )
+    parts = tuple(replace(first[number].parts[0], modality=name) for number, name in enumerate(names))
+    if several and "ambiguous_channel" not in accepted:
+        sentence = f"more than one scan fits {', '.join(several)}"
+        return replace(example, parts=parts, refused=Finding("ambiguous_channel", sentence))
+    if several:
+        example = replace(example, notes=(*example.notes, f"the first by name was taken, not {', '.join(several)}"))
+    return replace(example, parts=parts)

@@ -118,7 +118,7 @@ def _read_file(file: Path) -> Index:
             entries={name: _from_json(entry, file.parent) for name, entry in content["entries"].items()},
             quarantined=content["quarantined"],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"The index {file} cannot be read ({error!r}). Delete it and preprocess again.") from error
 
 

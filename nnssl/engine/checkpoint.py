@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -92,7 +93,7 @@ def read_checked(path: Path) -> State:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:  # zipfile's faults
         raise StateError(f"{path} is damaged or cut off ({error}).") from error
     if damaged is not None:
         raise StateError(f"{path} is damaged: the checksum of its member {damaged} is wrong.")

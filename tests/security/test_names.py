@@ -17,8 +17,8 @@ from nnssl.cli.match import main as match
 from nnssl.cli.plan_and_preprocess import main as plan_and_preprocess
 from nnssl.data.index import INDEX_FILE, read_index
 from nnssl.errors import DataError
-from nnssl.evaluate.classify_items import Item
-from nnssl.evaluate.classify_vectors import prepared_file
+from nnssl.evaluate.classify.items import Item
+from nnssl.evaluate.classify.vectors import prepared_file
 from nnssl.paths import VARIABLES
 from tests.engine.workspace import DATASET, make_workspace
 from tests.ingest.scans import texture, write_nifti, write_series

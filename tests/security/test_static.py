@@ -43,9 +43,9 @@ ALLOWED = {  # (file, what): why it does no harm
     ): "of this very process, in SQLite's temporary tables, which have no name",
     ("nnssl/ingest/spool.py", "pickle"): "the same; nobody else can put anything there",
     ("nnssl/data/sidecar.py", "zipfile"): "the name of the error for a damaged .npz",
-    ("nnssl/evaluate/compare_job.py", "zipfile"): "asks whether a file is whole; unpacks nothing",
+    ("nnssl/evaluate/compare/job.py", "zipfile"): "asks whether a file is whole; unpacks nothing",
     ("nnssl/evaluate/commands.py", "subprocess"): "our own and nnU-Net's commands, as lists of words, without a shell",
-    ("nnssl/evaluate/finetune_trainer.py", "torch.load"): "what nnU-Net wrote in this very process a moment before",
+    ("nnssl/evaluate/finetune/trainer.py", "torch.load"): "what nnU-Net wrote in this very process a moment before",
 }
 
 

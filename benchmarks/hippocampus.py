@@ -17,7 +17,7 @@ from torch import nn
 
 from nnssl.cli.plan_and_preprocess import main as plan_and_preprocess
 from nnssl.engine.plan import plan_info
-from nnssl.evaluate.probe import LabelledCase, ProbeConfig, probe_dice
+from nnssl.evaluate.probe.linear import LabelledCase, ProbeConfig, probe_dice
 from nnssl.evaluate.statistics import mean_dice
 from nnssl.method import PlanInfo
 from nnssl.testing_world import small_architecture

@@ -14,7 +14,7 @@ from nnssl.cli._screen import Screen
 from nnssl.errors import UsageError
 
 if TYPE_CHECKING:
-    from nnssl.evaluate.ablate_run import Request
+    from nnssl.evaluate.ablate.run import Request
 
 PROG = "nnssl_ablate"
 _OURS = ("-w", "-d", "-o", "-c", "-device", "--workspace", "--no_untrained", "--dry_run")  # not for the judge's options
@@ -66,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
 def _ablate(arguments: argparse.Namespace) -> None:
     _common.apply_workspace(arguments)
     request = _request(arguments)
-    from nnssl.evaluate.ablate_report import in_words, make_report, write_report
-    from nnssl.evaluate.ablate_run import Ablation
+    from nnssl.evaluate.ablate.report import in_words, make_report, write_report
+    from nnssl.evaluate.ablate.run import Ablation
     from nnssl.paths import folders
 
     screen = Screen()
@@ -90,8 +90,8 @@ def _request(arguments: argparse.Namespace) -> Request:
     from pathlib import Path
 
     from nnssl.engine.recipe import assignments
-    from nnssl.evaluate.ablate_plan import plan_runs, read_factor
-    from nnssl.evaluate.ablate_run import Request
+    from nnssl.evaluate.ablate.plan import plan_runs, read_factor
+    from nnssl.evaluate.ablate.run import Request
     from nnssl.launch import Request as Pretraining
     from nnssl.launch import check_name, read_plans
     from nnssl.paths import dataset, folders

@@ -57,8 +57,8 @@ def _classify(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nnssl.engine.recipe import assignments
-    from nnssl.evaluate.classify_items import read_csv, read_folders, settle
-    from nnssl.evaluate.classify_settings import FinetuneSettings
+    from nnssl.evaluate.classify.items import read_csv, read_folders, settle
+    from nnssl.evaluate.classify.settings import FinetuneSettings
     from nnssl.evaluate.settings import changed
 
     if arguments.set and not arguments.finetune:
@@ -68,8 +68,8 @@ def _classify(arguments: argparse.Namespace) -> None:
     items, classes = settle(read, test=arguments.test, classes=arguments.classes)
 
     from nnssl.engine.distributed import choose_device
-    from nnssl.evaluate.classify_report import in_words, make_report, write_report
-    from nnssl.evaluate.classify_run import Classification, Request
+    from nnssl.evaluate.classify.report import in_words, make_report, write_report
+    from nnssl.evaluate.classify.run import Classification, Request
 
     request = Request(
         weights=Path(arguments.weights).expanduser().resolve(),

@@ -62,11 +62,11 @@ def _compare(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nnssl.engine.recipe import assignments
-    from nnssl.evaluate.compare_page import sentences, write_page
-    from nnssl.evaluate.compare_pictures import draw_pictures
-    from nnssl.evaluate.compare_plan import Request
-    from nnssl.evaluate.compare_report import make_report, measure
-    from nnssl.evaluate.compare_run import Comparison
+    from nnssl.evaluate.compare.page import sentences, write_page
+    from nnssl.evaluate.compare.pictures import draw_pictures
+    from nnssl.evaluate.compare.plan import Request
+    from nnssl.evaluate.compare.report import make_report, measure
+    from nnssl.evaluate.compare.run import Comparison
     from nnssl.paths import folders
 
     _check(arguments)

@@ -52,7 +52,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from nnssl.engine.recipe import assignments
-    from nnssl.evaluate.finetune_run import TRAINERS, Request, prepare, train
+    from nnssl.evaluate.finetune.run import TRAINERS, Request, prepare, train
 
     if arguments.num_gpus < 1:
         raise UsageError(f"-num_gpus must be at least 1; it is {arguments.num_gpus}.")

@@ -55,10 +55,10 @@ def _probe(arguments: argparse.Namespace) -> None:
 
     from nnssl.engine.distributed import choose_device
     from nnssl.engine.recipe import assignments
-    from nnssl.evaluate.probe_report import in_words, make_report, write_report
-    from nnssl.evaluate.probe_run import Probe
-    from nnssl.evaluate.probe_settings import ProbeSettings
-    from nnssl.evaluate.probe_target import Request
+    from nnssl.evaluate.probe.report import in_words, make_report, write_report
+    from nnssl.evaluate.probe.run import Probe
+    from nnssl.evaluate.probe.settings import ProbeSettings
+    from nnssl.evaluate.probe.target import Request
     from nnssl.evaluate.settings import changed
     from nnssl.paths import folders
 

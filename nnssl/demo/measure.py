@@ -15,7 +15,7 @@ from nnssl.demo.cohort import Cohort
 from nnssl.demo.small_plan import CONFIGURATION
 from nnssl.encoders.pyramid import PlanUNet
 from nnssl.errors import DataError
-from nnssl.evaluate.probe import LabelledCase, ProbeConfig, probe_dice
+from nnssl.evaluate.probe.linear import LabelledCase, ProbeConfig, probe_dice
 from nnssl.evaluate.runs import Scores
 from nnssl.evaluate.statistics import bootstrap_interval, compare, mean_dice
 from nnssl.nnunet import build_network

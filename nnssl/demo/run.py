@@ -16,7 +16,7 @@ from nnssl.demo.settings import LABELS, Settings
 from nnssl.demo.small_plan import CONFIGURATION, NAME, small_plan
 from nnssl.errors import NnsslError, UsageError
 from nnssl.evaluate.commands import Job, Runner, Screen, program
-from nnssl.evaluate.finetune_schedule import VARIABLE, MeasuredSchedule
+from nnssl.evaluate.finetune.schedule import VARIABLE, MeasuredSchedule
 from nnssl.registry import find_trainer
 
 ARMS = ("scratch", "pretrained")

@@ -3,8 +3,8 @@
 nnU-Net imports this file as a top-level module and forgets it afterwards; the classes live in the installed package.
 """
 
-from nnssl.evaluate.finetune_measured import NnsslMeasuredFinetune
-from nnssl.evaluate.finetune_trainer import (
+from nnssl.evaluate.finetune.measured import NnsslMeasuredFinetune
+from nnssl.evaluate.finetune.trainer import (
     NnsslFinetuneFrozen,
     NnsslFinetuneFrozenThenThawed,
     NnsslFinetuneSawtooth,

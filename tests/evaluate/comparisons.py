@@ -12,8 +12,8 @@ import numpy.typing as npt
 import SimpleITK
 
 from nnssl.evaluate.commands import Runner
-from nnssl.evaluate.compare_plan import LONGER, SCRATCH, Request, Target, Training
-from nnssl.evaluate.compare_run import Comparison
+from nnssl.evaluate.compare.plan import LONGER, SCRATCH, Request, Target, Training
+from nnssl.evaluate.compare.run import Comparison
 from nnssl.paths import Folders
 from tests.stock.test_fine_tuning import pretrained
 from tests.tiny import tiny_plans, workspace_folders

@@ -7,8 +7,8 @@ import doctest
 import pytest
 
 from nnssl.errors import NnsslError, RecipeError, UsageError
-from nnssl.evaluate import ablate_plan
-from nnssl.evaluate.ablate_plan import Factor, plan_runs, read_factor
+from nnssl.evaluate.ablate import plan as ablate_plan
+from nnssl.evaluate.ablate.plan import Factor, plan_runs, read_factor
 from nnssl.registry import find_trainer
 
 

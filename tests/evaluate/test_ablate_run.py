@@ -13,9 +13,9 @@ import pytest
 from nnssl.cli.ablate import main
 from nnssl.engine.recipe import resolve
 from nnssl.errors import StateError
-from nnssl.evaluate.ablate_plan import Factor, plan_runs
-from nnssl.evaluate.ablate_report import in_words, make_report
-from nnssl.evaluate.ablate_run import Ablation, Request
+from nnssl.evaluate.ablate.plan import Factor, plan_runs
+from nnssl.evaluate.ablate.report import in_words, make_report
+from nnssl.evaluate.ablate.run import Ablation, Request
 from nnssl.paths import folders
 from nnssl.registry import find_trainer
 from tests.engine.workspace import DATASET, make_workspace

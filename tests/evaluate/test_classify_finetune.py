@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nnssl.errors import RecipeError
-from nnssl.evaluate.classify_finetune import Classifier, Images, crop_size, finetune, predict, random_crop
-from nnssl.evaluate.classify_settings import FinetuneSettings
+from nnssl.evaluate.classify.finetune import Classifier, Images, crop_size, finetune, predict, random_crop
+from nnssl.evaluate.classify.settings import FinetuneSettings
 from nnssl.evaluate.features import embed
 from nnssl.evaluate.settings import changed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnssl.errors import NnsslError
-from nnssl.evaluate.classify_items import TEST, Item, check_folds, read_csv, read_folders, settle
+from nnssl.evaluate.classify.items import TEST, Item, check_folds, read_csv, read_folders, settle
 
 
 def touched(*files: Path) -> None:

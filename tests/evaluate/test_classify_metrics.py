@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from nnssl.evaluate.classify_frozen import choose, fit_predict
-from nnssl.evaluate.classify_metrics import Predicted, auc, metrics, with_intervals
-from nnssl.evaluate.classify_splits import inner_folds, subject_folds
+from nnssl.evaluate.classify.frozen import choose, fit_predict
+from nnssl.evaluate.classify.metrics import Predicted, auc, metrics, with_intervals
+from nnssl.evaluate.classify.splits import inner_folds, subject_folds
 
 
 def binary(scores: list[float]) -> np.ndarray:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnssl.evaluate.compare_job import TrainingJob
-from nnssl.evaluate.compare_plan import Training
-from nnssl.evaluate.compare_run import Comparison, _slot
-from nnssl.evaluate.finetune_schedule import VARIABLE
+from nnssl.evaluate.compare.job import TrainingJob
+from nnssl.evaluate.compare.plan import Training
+from nnssl.evaluate.compare.run import Comparison, _slot
+from nnssl.evaluate.finetune.schedule import VARIABLE
 from nnssl.paths import VARIABLES, Folders
 from tests.evaluate.comparisons import Silent, make_workspace, request
 from tests.tiny import workspace_folders

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from nnssl.evaluate.compare_numbers import (
+from nnssl.evaluate.compare.numbers import (
     better_control,
     difference,
     gap_closed,

@@ -15,12 +15,12 @@ import torch
 
 from nnssl.cli.compare import main
 from nnssl.errors import DataError, ExportError
-from nnssl.evaluate.compare_longer import pretraining_seconds, settle_longer
-from nnssl.evaluate.compare_plan import SCRATCH, Request, make_arms, smallest_effects
-from nnssl.evaluate.compare_run import Comparison
-from nnssl.evaluate.compare_start import write_start
-from nnssl.evaluate.compare_target import settle_target
-from nnssl.evaluate.finetune_schedule import MeasuredSchedule
+from nnssl.evaluate.compare.longer import pretraining_seconds, settle_longer
+from nnssl.evaluate.compare.plan import SCRATCH, Request, make_arms, smallest_effects
+from nnssl.evaluate.compare.run import Comparison
+from nnssl.evaluate.compare.start import write_start
+from nnssl.evaluate.compare.target import settle_target
+from nnssl.evaluate.finetune.schedule import MeasuredSchedule
 from nnssl.evaluate.settings import changed
 from nnssl.export.proof import fresh_network
 from nnssl.export.read import Weights

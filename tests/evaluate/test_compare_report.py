@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from nnssl.cli.compare import main
-from nnssl.evaluate.compare_run import Comparison
+from nnssl.evaluate.compare.run import Comparison
 from nnssl.evaluate.statistics import dice_per_class, mean_dice
 from nnssl.paths import VARIABLES
 from tests.evaluate.comparisons import CONFIGURATION, Silent, finish, labels_of, make_workspace, request
@@ -156,7 +156,7 @@ def test_the_same_command_renders_again_and_trains_nothing(
     root: Path, report: dict[str, Any], compare: Callable[..., int], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("nnssl.evaluate.compare_pictures.draw_pictures", lambda *every: {})  # they take their time
+    monkeypatch.setattr("nnssl.evaluate.compare.pictures.draw_pictures", lambda *every: {})  # they take their time
     before = (root / "out" / "report.json").read_text()
     (root / "out" / "report.html").unlink()
     assert compare() == 0
@@ -190,7 +190,7 @@ def test_other_settings_are_refused_and_more_labels_are_not(
 
 
 def test_text_is_escaped(root: Path, report: dict[str, Any], tmp_path: Path) -> None:
-    from nnssl.evaluate.compare_page import write_page
+    from nnssl.evaluate.compare.page import write_page
 
     text = json.dumps(report).replace("case_00", "<script>case").replace("Dataset005_Tiny", "<i>&Tiny")
     page = write_page(tmp_path, json.loads(text), {}).read_text()

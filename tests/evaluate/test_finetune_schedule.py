@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnssl.errors import RecipeError
-from nnssl.evaluate.finetune_schedule import VARIABLE, FinetuneSchedule, MeasuredSchedule, given
+from nnssl.evaluate.finetune.schedule import VARIABLE, FinetuneSchedule, MeasuredSchedule, given
 from nnssl.evaluate.settings import changed
 
 

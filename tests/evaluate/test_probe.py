@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nnssl.blocks.sampling import sample_map
 from nnssl.errors import DataError
-from nnssl.evaluate.probe import LabelledCase, LinearProbe, ProbeConfig, fit_probe, predict, probe_dice
+from nnssl.evaluate.probe.linear import LabelledCase, LinearProbe, ProbeConfig, fit_probe, predict, probe_dice
 
 SMALL = ProbeConfig(voxels_per_class=200, iterations=50)
 

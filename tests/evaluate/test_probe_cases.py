@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nnssl.errors import DataError
-from nnssl.evaluate.probe_cases import Label, Labels, draw_patches, read_case, read_labels
+from nnssl.evaluate.probe.cases import Label, Labels, draw_patches, read_case, read_labels
 from tests.evaluate.labelled import blocks, write_case
 
 TWO = Labels(classes=(Label("a", (1,)), Label("b", (2,))), ignore=None)

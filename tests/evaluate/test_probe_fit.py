@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnssl.evaluate.probe_fit import WEIGHT_DECAYS, Drawn, choose, estimated_dice, fit, fit_layer, log_prior
+from nnssl.evaluate.probe.fit import WEIGHT_DECAYS, Drawn, choose, estimated_dice, fit, fit_layer, log_prior
 from nnssl.evaluate.statistics import dice_per_class, mean_dice
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnssl.evaluate.probe_report import ALL_CLASSES, in_words, table
-from nnssl.evaluate.probe_train import HEADS
+from nnssl.evaluate.probe.report import ALL_CLASSES, in_words, table
+from nnssl.evaluate.probe.train import HEADS
 
 
 def scores(gain: float, *, seed: int, cases: int = 12, absent: str | None = None) -> dict[str, Any]:

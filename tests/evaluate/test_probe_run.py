@@ -13,8 +13,8 @@ import torch
 from nnssl.cli.probe import main
 from nnssl.encoders.other import build_other
 from nnssl.evaluate.features import preparation
-from nnssl.evaluate.probe_run import PRETRAINED, UNTRAINED
-from nnssl.evaluate.probe_target import Request, load
+from nnssl.evaluate.probe.run import PRETRAINED, UNTRAINED
+from nnssl.evaluate.probe.target import Request, load
 from nnssl.evaluate.untrained import untrained
 from nnssl.export.other import other_content
 from nnssl.planning.grid import case_plan
@@ -154,7 +154,7 @@ def test_other_spacing_is_a_warning_and_other_channels_are_refused(
     assert run(workspace, *QUICK, "-o", str(workspace / "probe")) == 1
     assert "The weights take 1 channel(s) and Dataset004_Tiny has 2" in " ".join(capsys.readouterr().err.split())
     plan.write_text(json.dumps(tiny_plans(DATASET, spacing_mm=(3.0, 1.0, 1.0))))
-    from nnssl.evaluate.probe_target import settle_target
+    from nnssl.evaluate.probe.target import settle_target
     from nnssl.paths import folders
 
     request = Request(weights=workspace / "w.pth", target="4")

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from nnssl.errors import RecipeError
-from nnssl.evaluate.probe_cases import Case, Label, Labels, read_case
-from nnssl.evaluate.probe_settings import ProbeSettings
-from nnssl.evaluate.probe_train import HEADS, FittedHead, fit_heads, make_heads, predict, score
+from nnssl.evaluate.probe.cases import Case, Label, Labels, read_case
+from nnssl.evaluate.probe.settings import ProbeSettings
+from nnssl.evaluate.probe.train import HEADS, FittedHead, fit_heads, make_heads, predict, score
 from nnssl.evaluate.settings import changed
 from tests.evaluate.labelled import Values, blocks, write_case
 

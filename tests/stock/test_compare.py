@@ -17,11 +17,11 @@ import torch
 
 from nnssl.cli.compare import main
 from nnssl.evaluate.commands import Runner, Slot, program
-from nnssl.evaluate.compare_plan import Request, make_arms
-from nnssl.evaluate.compare_run import Comparison
-from nnssl.evaluate.compare_start import write_start
-from nnssl.evaluate.compare_target import settle_target
-from nnssl.evaluate.finetune_schedule import VARIABLE
+from nnssl.evaluate.compare.plan import Request, make_arms
+from nnssl.evaluate.compare.run import Comparison
+from nnssl.evaluate.compare.start import write_start
+from nnssl.evaluate.compare.target import settle_target
+from nnssl.evaluate.finetune.schedule import VARIABLE
 from nnssl.evaluate.statistics import dice_per_class, mean_dice
 from nnssl.paths import VARIABLES, folders
 from tests.evaluate.comparisons import Silent, labels_of
@@ -132,7 +132,7 @@ def test_a_comparison_stopped_and_continued_to_the_report(workspace: Path, capsy
 
 
 def test_both_arms_start_with_one_decoder(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnssl.evaluate.finetune_measured import NnsslMeasuredFinetune
+    from nnssl.evaluate.finetune.measured import NnsslMeasuredFinetune
 
     monkeypatch.setenv(VARIABLE, '{"seed": 3}')
     asked = request(workspace, workspace)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nnssl.errors import RecipeError
-from nnssl.evaluate.finetune_schedule import VARIABLE
+from nnssl.evaluate.finetune.schedule import VARIABLE
 from nnssl.paths import VARIABLES, folders
 from tests.stock.stock import CONFIGURATION, write_split
 from tests.stock.test_fine_tuning import pretrained
@@ -45,7 +45,7 @@ def workspace(tmp_path: Path, tiny_workspace: Path, monkeypatch: pytest.MonkeyPa
 
 def built(name: str, settings: Mapping[str, object], monkeypatch: pytest.MonkeyPatch, *, go_on: bool = False) -> Any:
     """A trainer, initialised as `nnUNetv2_train` does."""
-    from nnssl.evaluate import finetune_trainer
+    from nnssl.evaluate.finetune import trainer as finetune_trainer
 
     monkeypatch.setenv(VARIABLE, json.dumps(dict(settings)))
     home = folders().preprocessed / DATASET
@@ -120,7 +120,7 @@ def test_a_seed_decides_the_start(workspace: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_continued_training_keeps_its_settings(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnssl.evaluate.finetune_trainer import SETTINGS
+    from nnssl.evaluate.finetune.trainer import SETTINGS
 
     first = built("NnsslFinetuneWarmup", SHORT, monkeypatch)
     first.schedule.save(Path(first.output_folder) / SETTINGS)
@@ -183,7 +183,7 @@ def test_fine_tune_with_one_line_and_predict_with_stock_nnunet(workspace: Path, 
 
 def test_what_cannot_be_fine_tuned_is_said_before_anything_starts(workspace: Path) -> None:
     from nnssl.errors import NnsslError
-    from nnssl.evaluate.finetune_run import Request, prepare
+    from nnssl.evaluate.finetune.run import Request, prepare
 
     weights = workspace / "w.pth"
     pretrained(weights, tiny_plans(DATASET), channels=1, decoder=False)

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nnssl.evaluate.classify_metrics import Floats, Ints, metrics
-from nnssl.evaluate.classify_splits import inner_folds
+from nnssl.evaluate.classify.metrics import Floats, Ints, metrics
+from nnssl.evaluate.classify.splits import inner_folds
 
 Kind = Literal["linear", "knn"]
 # In the order of preference where several do equally well: the simpler first.

@@ -9,8 +9,8 @@ from typing import Any
 
 from nnssl.atomic import whole_file
 from nnssl.errors import StateError, UsageError
-from nnssl.evaluate.compare_longer import Longer
-from nnssl.evaluate.compare_plan import Contender, Request, Target
+from nnssl.evaluate.compare.longer import Longer
+from nnssl.evaluate.compare.plan import Contender, Request, Target
 
 PLAN = "comparison.json"
 

@@ -14,13 +14,13 @@ import numpy as np
 
 from nnssl.atomic import whole_file
 from nnssl.errors import DataError
-from nnssl.evaluate.classify_finetune import Images, crop_size, finetune, predict
-from nnssl.evaluate.classify_frozen import fit_predict
-from nnssl.evaluate.classify_items import TEST, Item, check_folds
-from nnssl.evaluate.classify_metrics import Floats, Ints, Predicted
-from nnssl.evaluate.classify_settings import FinetuneSettings
-from nnssl.evaluate.classify_splits import inner_folds, subject_folds
-from nnssl.evaluate.classify_vectors import prepared_file, stored_shape, vectors
+from nnssl.evaluate.classify.finetune import Images, crop_size, finetune, predict
+from nnssl.evaluate.classify.frozen import fit_predict
+from nnssl.evaluate.classify.items import TEST, Item, check_folds
+from nnssl.evaluate.classify.metrics import Floats, Ints, Predicted
+from nnssl.evaluate.classify.settings import FinetuneSettings
+from nnssl.evaluate.classify.splits import inner_folds, subject_folds
+from nnssl.evaluate.classify.vectors import prepared_file, stored_shape, vectors
 from nnssl.evaluate.commands import Screen
 from nnssl.evaluate.features import preparation
 from nnssl.evaluate.leakage import leaks

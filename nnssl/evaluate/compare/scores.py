@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nnssl.atomic import whole_file
 from nnssl.errors import DataError
-from nnssl.evaluate.compare_plan import Target, Training
+from nnssl.evaluate.compare.plan import Target, Training
 from nnssl.evaluate.statistics import dice_per_class
 from nnssl.evaluate.surface import surface_dice_per_class
 from nnssl.evaluate.volumes import read_labels

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnssl.evaluate.compare_plan import CONTROLS
+from nnssl.evaluate.compare.plan import CONTROLS
 from nnssl.evaluate.statistics import (
     CONFIDENCE,
     FEWEST_CASES,

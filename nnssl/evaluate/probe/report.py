@@ -12,8 +12,8 @@ import numpy as np
 
 from nnssl.atomic import whole_file
 from nnssl.errors import DataError
-from nnssl.evaluate.probe_run import PRETRAINED, QUESTION, UNTRAINED, Probe
-from nnssl.evaluate.probe_train import HEADS, make_heads
+from nnssl.evaluate.probe.run import PRETRAINED, QUESTION, UNTRAINED, Probe
+from nnssl.evaluate.probe.train import HEADS, make_heads
 from nnssl.evaluate.statistics import bootstrap_interval, compare, mean_dice
 
 ALL_CLASSES = "mean over classes"

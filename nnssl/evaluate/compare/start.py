@@ -13,7 +13,7 @@ from torch import nn
 
 from nnssl.atomic import whole_file
 from nnssl.errors import ExportError, PlanError
-from nnssl.evaluate.compare_plan import Contender, Target, Training
+from nnssl.evaluate.compare.plan import Contender, Target, Training
 from nnssl.export.fit import Fit, fit
 from nnssl.export.fitted import has_decoder
 from nnssl.export.proof import fresh_network

@@ -11,7 +11,7 @@ from typing import Any
 
 from nnssl.engine.typed import closest
 from nnssl.errors import DataError, PlanError, StateError, UsageError
-from nnssl.evaluate.finetune_schedule import VARIABLE, FinetuneSchedule, Name, given
+from nnssl.evaluate.finetune.schedule import VARIABLE, FinetuneSchedule, Name, given
 from nnssl.evaluate.settings import changed
 from nnssl.paths import Folders, dataset, folders
 
@@ -113,7 +113,7 @@ def train(request: Request, prepared: Prepared) -> None:
     from nnssl.engine.distributed import choose_device
 
     device = choose_device(request.device, ranks=request.gpus)
-    ours = str(Path(__file__).resolve().parents[1] / "nnunet_ext")
+    ours = str(Path(__file__).resolve().parents[2] / "nnunet_ext")
     others = [part for part in os.environ.get(EXTERNAL, "").split(os.pathsep) if part and part != ours]
     os.environ[EXTERNAL] = os.pathsep.join([ours, *others])
     os.environ[VARIABLE] = json.dumps(dict(prepared.settings))

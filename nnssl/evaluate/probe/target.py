@@ -10,11 +10,11 @@ from typing import Any
 
 from nnssl.errors import DataError, PlanError, UsageError
 from nnssl.evaluate.features import preparation
-from nnssl.evaluate.finetune_run import Request as Finetuning
-from nnssl.evaluate.finetune_run import fitting_plans
+from nnssl.evaluate.finetune.run import Request as Finetuning
+from nnssl.evaluate.finetune.run import fitting_plans
 from nnssl.evaluate.leakage import leaks, scan_hashes
-from nnssl.evaluate.probe_cases import Labels, read_labels
-from nnssl.evaluate.probe_settings import ProbeSettings
+from nnssl.evaluate.probe.cases import Labels, read_labels
+from nnssl.evaluate.probe.settings import ProbeSettings
 from nnssl.evaluate.subsets import Fold, read_folds
 from nnssl.export.fitted import has_decoder
 from nnssl.export.load import PretrainedEncoder, PretrainedOther, PretrainedPyramid, load_encoder, load_pyramid

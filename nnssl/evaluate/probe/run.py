@@ -17,9 +17,9 @@ from nnssl.encoders.pyramid import PlanEncoder
 from nnssl.engine.randomness import numpy_generator
 from nnssl.errors import DataError, UsageError
 from nnssl.evaluate.commands import Screen
-from nnssl.evaluate.probe_cases import Case, read_case
-from nnssl.evaluate.probe_target import Network, Request, load, patch_size, settle_target
-from nnssl.evaluate.probe_train import HEADS, fit_heads, score
+from nnssl.evaluate.probe.cases import Case, read_case
+from nnssl.evaluate.probe.target import Network, Request, load, patch_size, settle_target
+from nnssl.evaluate.probe.train import HEADS, fit_heads, score
 from nnssl.evaluate.subsets import Fold
 from nnssl.evaluate.untrained import untrained
 from nnssl.paths import Folders

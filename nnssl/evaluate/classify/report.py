@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from nnssl.atomic import whole_file
-from nnssl.evaluate.classify_items import TEST, Item
-from nnssl.evaluate.classify_metrics import METRICS, Predicted, with_intervals
-from nnssl.evaluate.classify_run import FIXED_TEST, Classification, Found
+from nnssl.evaluate.classify.items import TEST, Item
+from nnssl.evaluate.classify.metrics import METRICS, Predicted, with_intervals
+from nnssl.evaluate.classify.run import FIXED_TEST, Classification, Found
 
 _NOTES = (
     "Intervals come from drawing subjects with replacement, the same for both networks, with the predictions as they "

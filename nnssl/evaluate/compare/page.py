@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nnssl.atomic import whole_file
-from nnssl.evaluate.compare_plan import CONTROLS
-from nnssl.evaluate.compare_style import STYLE
+from nnssl.evaluate.compare.plan import CONTROLS
+from nnssl.evaluate.compare.style import STYLE
 from nnssl.report.canvas import label_words
 
 PAGE = "report.html"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nnssl.errors import DataError, UsageError
-from nnssl.evaluate.compare_plan import Contender, Request, Target
-from nnssl.evaluate.compare_start import check_start
-from nnssl.evaluate.finetune_run import Request as Finetuning
-from nnssl.evaluate.finetune_run import fitting_plans, prepare_target
+from nnssl.evaluate.compare.plan import Contender, Request, Target
+from nnssl.evaluate.compare.start import check_start
+from nnssl.evaluate.finetune.run import Request as Finetuning
+from nnssl.evaluate.finetune.run import fitting_plans, prepare_target
 from nnssl.evaluate.leakage import leaks, scan_hashes
 from nnssl.evaluate.subsets import Fold, nested, read_folds
 from nnssl.evaluate.volumes import read_labels

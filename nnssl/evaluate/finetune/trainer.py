@@ -19,7 +19,7 @@ from torch import nn
 
 from nnssl.atomic import whole_file
 from nnssl.errors import PlanError, RecipeError
-from nnssl.evaluate.finetune_schedule import FinetuneSchedule, given
+from nnssl.evaluate.finetune.schedule import FinetuneSchedule, given
 from nnssl.evaluate.settings import changed
 
 SETTINGS = "finetuning.json"

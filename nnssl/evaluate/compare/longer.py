@@ -9,8 +9,8 @@ from typing import Any
 
 from nnssl.engine.metrics import read_metrics
 from nnssl.errors import DataError
-from nnssl.evaluate.compare_plan import Contender, Target
-from nnssl.evaluate.finetune_schedule import MeasuredSchedule
+from nnssl.evaluate.compare.plan import Contender, Target
+from nnssl.evaluate.finetune.schedule import MeasuredSchedule
 from nnssl.export.read import Weights
 
 _JOURNAL = "metrics.jsonl"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nnssl.blocks.sampling import sample_map
 from nnssl.engine.randomness import permutation
 from nnssl.errors import DataError
-from nnssl.evaluate.probe_fit import Drawn, fit_layer
+from nnssl.evaluate.probe.fit import Drawn, fit_layer
 from nnssl.evaluate.statistics import dice_per_class
 from nnssl.evaluate.tiling import pieces
 

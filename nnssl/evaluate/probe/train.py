@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from nnssl.engine.frozen import undisturbed
 from nnssl.engine.randomness import numpy_generator
-from nnssl.evaluate.probe_cases import Case, Labels, draw_patches
-from nnssl.evaluate.probe_heads import LinearHead, NonLinearHead, probe_loss
-from nnssl.evaluate.probe_settings import ProbeSettings
+from nnssl.evaluate.probe.cases import Case, Labels, draw_patches
+from nnssl.evaluate.probe.heads import LinearHead, NonLinearHead, probe_loss
+from nnssl.evaluate.probe.settings import ProbeSettings
 from nnssl.evaluate.statistics import dice_per_class, mean_dice
 from nnssl.evaluate.tiling import pieces
 

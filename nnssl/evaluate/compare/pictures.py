@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnssl.evaluate.compare_numbers import mean
-from nnssl.evaluate.compare_plan import Target, Training
-from nnssl.evaluate.compare_report import Measured
-from nnssl.evaluate.compare_run import Comparison
+from nnssl.evaluate.compare.numbers import mean
+from nnssl.evaluate.compare.plan import Target, Training
+from nnssl.evaluate.compare.report import Measured
+from nnssl.evaluate.compare.run import Comparison
 from nnssl.evaluate.volumes import read_labels, read_volume
 from nnssl.planning.cases import read_raw_dataset
 from nnssl.report.canvas import label_words

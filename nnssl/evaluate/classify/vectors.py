@@ -14,8 +14,8 @@ import torch
 from nnssl.atomic import whole_file
 from nnssl.engine.randomness import digest
 from nnssl.errors import DataError
-from nnssl.evaluate.classify_items import Item
-from nnssl.evaluate.classify_metrics import Floats
+from nnssl.evaluate.classify.items import Item
+from nnssl.evaluate.classify.metrics import Floats
 from nnssl.evaluate.features import embed
 from nnssl.planning.grid import CasePlan
 from nnssl.planning.preprocess import onto_grid

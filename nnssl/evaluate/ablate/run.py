@@ -14,7 +14,7 @@ from nnssl.engine.checkpoint import LATEST, PREVIOUS
 from nnssl.engine.recipe import differences
 from nnssl.engine.run_folder import FINAL, RunFolder
 from nnssl.errors import StateError
-from nnssl.evaluate.ablate_plan import BASE, Run
+from nnssl.evaluate.ablate.plan import BASE, Run
 from nnssl.evaluate.commands import Job, Runner, Screen, program
 from nnssl.paths import Folders, dataset_id
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnssl.engine.randomness import numpy_generator
-from nnssl.evaluate.classify_metrics import Floats, Ints
-from nnssl.evaluate.classify_settings import FinetuneSettings
+from nnssl.evaluate.classify.metrics import Floats, Ints
+from nnssl.evaluate.classify.settings import FinetuneSettings
 from nnssl.evaluate.features import embed
 
 _HEAD_STD = 0.01  # of the head's initial weights, as in 3DMedDINO

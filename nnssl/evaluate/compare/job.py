@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nnssl.evaluate.commands import Job, Runner, program
-from nnssl.evaluate.compare_plan import Contender, Request, Target, Training
-from nnssl.evaluate.compare_start import write_start
-from nnssl.evaluate.finetune_schedule import VARIABLE
+from nnssl.evaluate.compare.plan import Contender, Request, Target, Training
+from nnssl.evaluate.compare.start import write_start
+from nnssl.evaluate.finetune.schedule import VARIABLE
 from nnssl.paths import Folders, dataset_id
 
 TRAINER = "NnsslMeasuredFinetune"
@@ -79,7 +79,7 @@ class TrainingJob:
             "nnUNet_raw": str(self.where.raw),
             "nnUNet_preprocessed": str(self.where.preprocessed),
             "nnUNet_results": str(self.results),
-            "nnUNet_extTrainer": str(Path(__file__).resolve().parents[1] / "nnunet_ext"),
+            "nnUNet_extTrainer": str(Path(__file__).resolve().parents[2] / "nnunet_ext"),
             "nnUNet_n_proc_DA": "0",  # nnU-Net's loader processes draw from generators nobody seeds
             "nnUNet_compile": "f",
             "OMP_WAIT_POLICY": "passive",  # threads that wait must not spin: trainings share the cores

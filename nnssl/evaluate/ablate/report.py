@@ -10,8 +10,8 @@ from typing import Any
 
 from nnssl.atomic import whole_file
 from nnssl.errors import DataError
-from nnssl.evaluate.ablate_plan import Run
-from nnssl.evaluate.ablate_run import Ablation, plain_setting, title
+from nnssl.evaluate.ablate.plan import Run
+from nnssl.evaluate.ablate.run import Ablation, plain_setting, title
 from nnssl.evaluate.statistics import compare
 
 # name in health.json, head of the column, format

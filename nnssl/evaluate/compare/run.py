@@ -10,10 +10,10 @@ from typing import Any
 
 from nnssl.errors import DataError
 from nnssl.evaluate.commands import Job, Runner, Screen, Slot
-from nnssl.evaluate.compare_folder import Notes
-from nnssl.evaluate.compare_job import TIMING, TrainingJob
-from nnssl.evaluate.compare_longer import Longer, check_cost, settle_longer
-from nnssl.evaluate.compare_plan import (
+from nnssl.evaluate.compare.folder import Notes
+from nnssl.evaluate.compare.job import TIMING, TrainingJob
+from nnssl.evaluate.compare.longer import Longer, check_cost, settle_longer
+from nnssl.evaluate.compare.plan import (
     LONGER,
     SCRATCH,
     Request,
@@ -23,9 +23,9 @@ from nnssl.evaluate.compare_plan import (
     smallest_effects,
     trainings,
 )
-from nnssl.evaluate.compare_start import seconds_per_step, windows
-from nnssl.evaluate.compare_target import settle_target
-from nnssl.evaluate.finetune_schedule import MeasuredSchedule
+from nnssl.evaluate.compare.start import seconds_per_step, windows
+from nnssl.evaluate.compare.target import settle_target
+from nnssl.evaluate.finetune.schedule import MeasuredSchedule
 from nnssl.evaluate.settings import changed
 from nnssl.paths import Folders
 

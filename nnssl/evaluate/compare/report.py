@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nnssl.atomic import whole_file
-from nnssl.evaluate.compare_job import TIMING
-from nnssl.evaluate.compare_longer import pretraining_seconds
-from nnssl.evaluate.compare_numbers import (
+from nnssl.evaluate.compare.job import TIMING
+from nnssl.evaluate.compare.longer import pretraining_seconds
+from nnssl.evaluate.compare.numbers import (
     better_control,
     difference,
     gap_closed,
@@ -27,9 +27,9 @@ from nnssl.evaluate.compare_numbers import (
     reach,
     summary,
 )
-from nnssl.evaluate.compare_plan import CONTROLS, Contender, Target, Training
-from nnssl.evaluate.compare_run import Comparison
-from nnssl.evaluate.compare_scores import METRICS, TABLE, Scores, score_fold, stack, write_table
+from nnssl.evaluate.compare.plan import CONTROLS, Contender, Target, Training
+from nnssl.evaluate.compare.run import Comparison
+from nnssl.evaluate.compare.scores import METRICS, TABLE, Scores, score_fold, stack, write_table
 from nnssl.evaluate.runs import read_arm
 
 REPORT = "report.json"

@@ -21,8 +21,8 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnssl.atomic import whole_file
-from nnssl.evaluate.finetune_schedule import MeasuredSchedule
-from nnssl.evaluate.finetune_trainer import NnsslFinetuneWarmup
+from nnssl.evaluate.finetune.schedule import MeasuredSchedule
+from nnssl.evaluate.finetune.trainer import NnsslFinetuneWarmup
 
 CURVE, FINAL, TIMING = "curve.json", "final.json", "timing.json"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from nnssl.evaluate.finetune_schedule import MeasuredSchedule
+from nnssl.evaluate.finetune.schedule import MeasuredSchedule
 from nnssl.evaluate.settings import changed
 from nnssl.evaluate.statistics import CONFIDENCE, FEWEST_CASES, POWER, t_quantile
 from nnssl.evaluate.subsets import Fold, nested

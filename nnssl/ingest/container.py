@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 
+from nnssl.ingest.meta_header import meta_fields
 from nnssl.ingest.names import ending
 from nnssl.planning.nifti import content_blocks
 from nnssl.planning.reading import itk_name, last_line
 from nnssl.planning.refusal import Refused
 
 _HEADER_BYTES = 1 << 20  # text headers are shorter by far
+_BLOCK = 1 << 20
 _EXPANDS = 1100  # deflate cannot make more than 1032 bytes of one
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _HDF5_ENDINGS = (".h5", ".hdf5", ".hdf")
@@ -84,10 +87,30 @@ def _nrrd(file: Path, start: bytes) -> list[Path]:
 
 
 def _meta(file: Path, start: bytes) -> list[Path]:
-    named = _field(start, rb"ElementDataFile\s*=\s*(.+)")
-    if not named:
-        raise Refused("damaged", f"{file} is no MetaImage: it does not say where its voxels are.")
-    return [file] if named.upper() == "LOCAL" else [_beside(file, named)]
+    header = meta_fields(file, start)
+    named = header.fields["elementdatafile"]
+    voxels, offset = (file, header.size) if named.upper() == "LOCAL" else (_beside(file, named), 0)
+    if header.fields.get("compresseddata", "").lower() in ("true", "1"):
+        _check_zlib(voxels, offset, header.voxel_bytes)
+    return [voxels]
+
+
+def _check_zlib(file: Path, offset: int, needed: int) -> None:
+    """ITK looks at neither checksum nor length, and fills what is missing with what was in memory."""
+    member, found = zlib.decompressobj(wbits=47), 0  # zlib's own header or gzip's
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        try:
+            while not member.eof and (block := stream.read(_BLOCK)):
+                found += len(member.decompress(block))
+        except zlib.error as error:
+            raise Refused(
+                "damaged", f"{file} is damaged: its compressed data fail the check ({error}). Copy it again."
+            ) from error
+    if not member.eof or found < needed:
+        raise Refused(
+            "truncated", f"{file} is truncated: its header needs {needed} bytes of voxels, it has {found}. Copy it."
+        )
 
 
 def _field(header: bytes, pattern: bytes) -> str:

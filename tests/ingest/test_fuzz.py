@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,8 +30,17 @@ from nnssl.planning.refusal import REASONS
 from tests.ingest.scans import texture, write, write_nifti, write_series
 
 ACCEPTED = frozenset(name for name, reason in REASONS.items() if reason.accepted)
-FORMATS = ("nii", "nii.gz", "nrrd", "mha", "h5", "mgz", "dcm", "png", "csv", "json")
+FORMATS = ("nii", "nii.gz", "nrrd", "mha", "h5", "mgz", "dcm", "png", "csv", "json", "names")
 LONG = int(os.environ.get("NNSSL_FUZZ_EXAMPLES", "2000"))
+NAMES = b"""sub-01/ses-1/anat/sub-01_ses-1_T1w.nii
+sub-01/ses-1/anat/sub-01_ses-1_T2w.nii
+derivatives/x/sub-01_T1w.nii
+dataset_description.json
+task/imagesTr/a_0000.nii
+task/imagesTr/a_0001.nii
+task/labelsTr/a.nii
+anna/2020/t1_seg.nii
+"""
 
 
 @lru_cache
@@ -41,6 +51,8 @@ def seed(kind: str) -> bytes:
         folder = Path(name)
         if kind == "dcm":
             return (_series(folder) / "IM0001").read_bytes()
+        if kind == "names":
+            return NAMES
         if kind == "csv":
             return b"path,subject,session,modality,split\nscan.nii,anna,1,MR,train\n../x.nii,,,,\n"
         if kind == "json":
@@ -84,13 +96,26 @@ def broken(draw: st.DrawFn, kind: str) -> bytes:
     return bytes(content[: draw(st.integers(0, len(content)))] if draw(st.booleans()) else content)
 
 
+def _plant(folder: Path, names: bytes) -> None:
+    """Sound files with these names, one a line, as far as the file system can have them; BIDS and the like go by names."""
+    for line in names.split(b"\n")[:20]:
+        parts = [part[:80] for part in line.replace(b"\0", b"").split(b"/") if part not in (b"", b".", b"..")]
+        path = folder.joinpath(*map(os.fsdecode, parts[:6]))
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(seed("nii"))
+
+
 def check(kind: str, content: bytes, accepted: frozenset[str] = ACCEPTED) -> list[Record]:
     """Ingest a folder with this file, without writing."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        if kind == "csv":
+        if kind in ("csv", "json"):
             write_nifti(folder / "scan.nii", texture(0, (4, 6, 5)))
-        (_series(folder) / "IM0001" if kind == "dcm" else folder / f"scan.{kind}").write_bytes(content)
+        if kind == "names":
+            _plant(folder, content)
+        else:
+            (_series(folder) / "IM0001" if kind == "dcm" else folder / f"scan.{kind}").write_bytes(content)
         if kind == "png":
             for number in range(3):
                 (folder / f"{number}.png").write_bytes(content)
@@ -137,6 +162,12 @@ def test_broken_files_end_in_a_record(kind):
     run()
 
 
+META_OF_MANY_DIMENSIONS = (
+    b"ObjectType = Image\nNDims = 100\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nElementSpacing = 1 1 1\nDimSize = 5 6 4\n"
+    b"ElementType = MET_SHORT\nElementDataFile = LOCAL\n" + bytes(240)
+)
+
+
 def _with(kind: str, place: int, fresh: bytes) -> bytes:
     content = bytearray(seed(kind))
     content[place : place + len(fresh)] = fresh
@@ -151,6 +182,8 @@ def _with(kind: str, place: int, fresh: bytes) -> bytes:
         ("nii", _with("nii", 80, struct.pack("<f", -1.0))[:252] + b"\1\0\0\0" + seed("nii")[256:]),  # a negative size
         ("nii", _with("nii", 112, struct.pack("<ff", 1.0, float("inf")))),  # an infinite intercept
         ("nii", _with("nii", 344, b"xxx")),  # no magic
+        ("mha", META_OF_MANY_DIMENSIONS),  # SimpleITK ends the process
+        ("mha", META_OF_MANY_DIMENSIONS.replace(b"= 100\n", b"=1e300naryData = T\n")),
     ],
 )
 def test_what_once_broke_a_reader_stays_mended(kind, content):

@@ -7,6 +7,7 @@ import struct
 
 import numpy as np
 import pytest
+import SimpleITK
 
 from nnssl.errors import UsageError
 from nnssl.planning.reading import read_image
@@ -109,6 +110,20 @@ def test_a_flipped_byte_in_a_compressed_nrrd_is_noticed(source, run):
     content = bytearray(write(source / "a.nrrd", texture(0)).read_bytes())
     content[-300] ^= 255
     (source / "a.nrrd").write_bytes(bytes(content))
+    assert reason(run()) in ("damaged", "truncated")
+
+
+@pytest.mark.parametrize("place", [800, 1500, -3])
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+def test_a_flipped_byte_in_a_compressed_metaimage_is_noticed(source, run, name, place):
+    image = SimpleITK.GetImageFromArray(texture(0))
+    SimpleITK.WriteImage(image, str(source / name), useCompression=True)
+    path = source / ("a.zraw" if name == "a.mhd" else name)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x55
+    path.write_bytes(bytes(content))
+    assert reason(run()) == "damaged"
+    path.write_bytes(bytes(content[:-200]))
     assert reason(run()) in ("damaged", "truncated")
 
 

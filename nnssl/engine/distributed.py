@@ -164,6 +164,7 @@ def spawn_ranks(function: Callable[..., None], arguments: tuple[Any, ...], *, ra
         The exit code of the first rank that ended with another one than 0, else 0.
 
     Raises:
+        DeviceError: a rank was killed; the others were ended.
         torch.multiprocessing.ProcessRaisedException: a rank raised; the others were ended.
     """
     port = os.environ.get("MASTER_PORT") or str(_free_port())
@@ -173,7 +174,16 @@ def spawn_ranks(function: Callable[..., None], arguments: tuple[Any, ...], *, ra
         while not context.join():
             continue
     except ProcessExitedException as error:
-        return 128 + signal.Signals[error.signal_name].value if error.signal_name else int(error.exit_code)
+        if not error.signal_name:
+            return int(error.exit_code)
+        number = signal.Signals[error.signal_name]
+        if number in SIGNALS:  # a batch system's order that came before the first step
+            return 128 + number
+        raise DeviceError(  # the other ranks are ended at once and may not get to say it
+            f"Rank {error.error_index} of {ranks} was ended by {number.name} (SIGKILL is often the system's answer to "
+            f"too little memory); the others were ended too. The states saved before are whole: start all ranks again "
+            f"with --c."
+        ) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

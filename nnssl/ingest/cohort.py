@@ -22,8 +22,10 @@ Refuse = Callable[[str, Record, str, str], None]
 
 
 def family(record: Record) -> str:
-    """ "ct" or "other": by what the source says, else by the values."""
+    """ "ct" or "other": by what the source says, else by the values; a user speaks of a folder, not of each scan."""
     said = {name.lower() for name in record.modality if name}
+    if record.told and record.looks_like == "ct":
+        return "ct"
     if said:
         return "ct" if said == {"ct"} else "other"
     return record.looks_like
@@ -88,9 +90,10 @@ def refuse_minority(taken: Taken, put: Put, fixed: str, accepted: Collection[str
             put(key, record)
         elif found != wanted:
             what = {"ct": "a CT", "other": "no CT"}
-            how = "" if any(record.modality) else ", going by its values"
+            how = "" if any(record.modality) and not record.told else ", going by its values"
             sentence = f"it is {what[found]}{how}, while the others are {'CTs' if wanted == 'ct' else 'none'}"
-            refuse(key, record, "other_modality", f"{sentence}; put it into a data set of its own")
+            again = f"-d OTHER --channels {'CT' if found == 'ct' else 'MR'}"
+            refuse(key, record, "other_modality", f"{sentence}; a data set of its own takes it: {again}")
 
 
 def refuse_duplicates(

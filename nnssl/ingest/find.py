@@ -102,12 +102,12 @@ class _Search:
         if not file.is_file():
             raise UsageError(f"The source {file} is neither a folder nor a file.")
         if file.suffix.lower() in (".csv", ".tsv", ".txt"):
-            self.hand_on("CSV", csv_scans(file, self.pseudonyms))
+            self.hand_on("rows of a CSV", csv_scans(file, self.pseudonyms))
         elif file.suffix.lower() == ".json":
             scans = list_scans(file)
             if scans is None:
                 raise no_list(file)
-            self.hand_on("JSON list", scans)
+            self.hand_on("entries of a JSON list", scans)
         elif not self._file(file.parent, file.name):
             self.hand_on("volumes in folders", volumes(file.parent, [file.name], self.root))
 
@@ -158,14 +158,14 @@ class _Search:
 
     def _as_layout(self, folder: Path, inside: _Inside) -> bool:
         if self.wants("nnunet") and is_task(folder) and (scans := task_scans(folder, self.root)) is not None:
-            self.hand_on("task folders", scans)
+            self.hand_on("cases of task folders", scans)
             return True
         if self.wants("bids") and is_bids(folder):
             self._bids(folder, inside.folders)
             return True
         for name in inside.files if self.wants("list") else []:
             if _LIST.fullmatch(name) and (listed := list_scans(folder / name)) is not None:
-                self.hand_on("JSON list", listed)
+                self.hand_on("entries of a JSON list", listed)
                 return True
         return False
 
@@ -175,7 +175,7 @@ class _Search:
         if inside is None:
             return
         names = [name for name in inside.files if ending(Path(name)) or not self._file(folder, name)]
-        self.hand_on("image folders", images_of_task(folder, names, self.root))
+        self.hand_on("volumes in image folders", images_of_task(folder, names, self.root))
         for name in inside.folders:
             self.folder(folder / name)
 
@@ -185,7 +185,7 @@ class _Search:
                 self.found.ignored[f"files of BIDS {name}"] += _count(folder / name)
             elif name.startswith("sub-"):
                 files = self._volumes_below(folder / name)
-                self.hand_on("BIDS", bids_scans(files, self.root))
+                self.hand_on("volumes in BIDS trees", bids_scans(files, self.root))
                 if others := _count(folder / name) - len(files):
                     self.found.ignored["other files of BIDS subjects"] += others
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from nnssl.ingest.names import are_channels, by_channel, label_by_name, shown, stem
+from nnssl.ingest.names import are_channels, by_channel, ending, label_by_name, shown, stem
 from nnssl.ingest.scan import Part, Scan
 
 _NOBODY = frozenset(
@@ -49,7 +50,7 @@ def volumes(folder: Path, names: Sequence[str], root: Path) -> Iterator[Scan]:
 
     Folders above a file say whose it is: the first one is the subject, the second the session; folders called like no
     patient ("data", "CT") say nothing. A folder in which all files are called CASE_0000 and so on holds cases with
-    channels.
+    channels; where there are several, each is a subject, as in nnU-Net's folders.
 
     Args:
         folder: below `root`, or `root` itself.
@@ -57,8 +58,10 @@ def volumes(folder: Path, names: Sequence[str], root: Path) -> Iterator[Scan]:
         root: the source.
     """
     above = folder.relative_to(root).parts
+    several = are_channels(names) and len({name[: -len("0000") - len(ending(Path(name)))] for name in names}) > 1
     for name, channels in _cases(names):
-        yield _scan(name, [folder / each for each in channels], above, root)
+        scan = _scan(name, [folder / each for each in channels], above, root)
+        yield replace(scan, subject=scan.name, session="") if several else scan
 
 
 def images_of_task(folder: Path, names: Sequence[str], root: Path) -> Iterator[Scan]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnssl.ingest.multi_frame import check_frames
 from nnssl.ingest.repair import right_angled
 from nnssl.planning.reading import Affine, from_itk, itk_name, last_line
 from nnssl.planning.refusal import Refused
@@ -112,6 +113,7 @@ def _one_file(file: Path, header: Any) -> tuple[npt.NDArray[np.float32], Affine,
     if len(voxels) < 2:
         raise Refused("single_slice", f"{file.name} is the only slice of its geometry; 3D volumes are needed.")
     _, to_world = from_itk(image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    check_frames(file, header, to_world)
     return voxels, to_world, False, ("a multi-frame file, with the geometry that GDCM gives it",)
 
 

@@ -20,7 +20,8 @@ class Record:
         subject: who, as written.
         session: when, as written.
         split: as the source says.
-        modality: one a channel, as the source says.
+        modality: one a channel, as the source says, or else the user.
+        told: whether the user says it and not the source.
         looks_like: "ct" or "other", by its values.
         reason: why it was refused; empty for others.
         sentence: the reason in words.
@@ -42,6 +43,7 @@ class Record:
     session: str = ""
     split: str = ""
     modality: list[str] = field(default_factory=list)
+    told: bool = False
     looks_like: str = ""
     reason: str = ""
     sentence: str = ""

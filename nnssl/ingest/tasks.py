@@ -65,6 +65,7 @@ def promise(ledger: Ledger, wishes: Wishes) -> Tasks:
             session=token(shown.session),
             split=token(shown.split),
             modality=_modality(wishes.channels, scan),
+            told=bool(wishes.channels) and not any(part.modality for part in scan.parts),
         )
         ledger.promise(key, record)
     return Tasks(ledger)

@@ -155,10 +155,59 @@ def test_truncated_and_damaged_slices_are_refused(source, run):
     assert len(run().taken) == 0
 
 
-def test_multi_frame_files_are_told_apart(source, run):
+def write_enhanced(folder, places, slopes=None):
+    """An enhanced CT: one file, frames with places of their own."""
+    path = write_series(folder, VOXELS[:1], intercept=0.0).joinpath("IM0000")
+    content = pydicom.dcmread(path)
+    content.SOPClassUID = content.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    content.NumberOfFrames, content.PixelData = len(places), VOXELS[: len(places)].astype("<i2").tobytes()
+    shared = pydicom.Dataset()
+    shared.PlaneOrientationSequence = [pydicom.Dataset()]
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    shared.PixelMeasuresSequence = [pydicom.Dataset()]
+    shared.PixelMeasuresSequence[0].PixelSpacing, shared.PixelMeasuresSequence[0].SliceThickness = [1.5, 1.0], 2.5
+    content.SharedFunctionalGroupsSequence, frames = [shared], []
+    for number, place in enumerate(places):
+        frame = pydicom.Dataset()
+        frame.PlanePositionSequence = [pydicom.Dataset()]
+        frame.PlanePositionSequence[0].ImagePositionPatient = [-20.0, 15.0, place]
+        frame.PixelValueTransformationSequence = [pydicom.Dataset()]
+        values = frame.PixelValueTransformationSequence[0]
+        values.RescaleSlope, values.RescaleIntercept, values.RescaleType = (slopes or [1] * 99)[number], 0, "HU"
+        frames.append(frame)
+    content.PerFrameFunctionalGroupsSequence = frames
+    content.save_as(path)
+    return path
+
+
+def test_a_multi_frame_file_is_refused_or_read_where_its_frames_say_they_lie(source, dataset, run):
+    write_enhanced(source / "a", [100 + 2.5 * number for number in range(8)])
+    assert reason(run()) == "multi_frame"
+    found = image(dataset, run(accepted={"multi_frame"}))
+    np.testing.assert_array_equal(found.data[0], VOXELS)
+    np.testing.assert_allclose(found.to_world[:3, 3], (-20, 15, 100))
+    np.testing.assert_allclose(found.spacing_mm, (2.5, 1.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("places", "slopes"),
+    [
+        ([100.0, 102.5, 105.0, 107.5, 100.0, 102.5, 105.0, 107.5], None),  # two time points
+        ([100.0, 102.5, 107.5, 105.0, 110.0, 112.5, 115.0, 117.5], None),  # out of order
+        ([100.0 + 2.5 * number for number in range(8)], [1, 1, 1, 2, 1, 1, 1, 1]),
+    ],
+)
+def test_frames_that_are_no_stack_are_never_taken_for_one(source, run, places, slopes):
+    write_enhanced(source / "a", places, slopes)
+    outcome = run(accepted={"multi_frame"})
+    assert reason(outcome) == "multi_frame" and "dcm2niix" in outcome.refused[0].sentence
+
+
+def test_frames_without_a_place_are_refused(source, run):
     folder = write_series(source / "a", VOXELS[:1])
-    path = edit(folder, 0, NumberOfFrames=8, PixelData=(VOXELS + 1024).astype("<i2").tobytes())
-    assert path.is_file() and reason(run()) == "multi_frame"
+    edit(folder, 0, NumberOfFrames=8, PixelData=(VOXELS + 1024).astype("<i2").tobytes())
+    assert reason(run()) == "multi_frame"
+    assert reason(run(accepted={"multi_frame"})) == "no_spacing"
 
 
 def test_slices_without_a_place_are_refused(source, run):

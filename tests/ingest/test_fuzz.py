@@ -97,7 +97,7 @@ def broken(draw: st.DrawFn, kind: str) -> bytes:
 
 
 def _plant(folder: Path, names: bytes) -> None:
-    """Sound files with these names, one a line, as far as the file system can have them; BIDS and the like go by names."""
+    """Sound files with these names, one a line, as far as the file system can have them: layouts go by names."""
     for line in names.split(b"\n")[:20]:
         parts = [part[:80] for part in line.replace(b"\0", b"").split(b"/") if part not in (b"", b".", b"..")]
         path = folder.joinpath(*map(os.fsdecode, parts[:6]))

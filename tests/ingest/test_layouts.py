@@ -171,7 +171,7 @@ def test_a_mixed_folder_gives_each_layout_its_due(source, run):
     (source / "readme.txt").write_text("x")
     outcome = run()
     assert len(outcome.taken) == 3 and outcome.channels == {"0": "CT"}
-    assert set(outcome.layouts) == {"DICOM series", "volumes in folders", "image folders"}
+    assert set(outcome.layouts) == {"DICOM series", "volumes in folders", "volumes in image folders"}
     assert outcome.ignored == {"files .txt": 1}
 
 
@@ -182,3 +182,10 @@ def test_what_is_written_is_what_planning_reads(source, dataset, run, tmp_path):
     assert [(case.case_id, case.subject) for case in found.cases] == [("anna_1_ct", "anna")] and found.modality == (
         "ct",
     )
+
+
+def test_a_folder_of_numbered_channels_has_a_subject_a_case_and_a_patients_folder_one(source, run):
+    for seed, name in enumerate(("hippo/h1_0000", "hippo/h2_0000", "anna/x_0000", "anna/x_0001")):
+        write(source / f"{name}.nii.gz", texture(seed))
+    found = {record.case: record.subject for record in run().records}
+    assert found == {"hippo_h1": "hippo-h1", "hippo_h2": "hippo-h2", "anna_x": "anna"}

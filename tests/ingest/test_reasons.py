@@ -10,6 +10,7 @@ import pytest
 import SimpleITK
 
 from nnssl.errors import UsageError
+from nnssl.ingest.run import Request, ingest
 from nnssl.planning.reading import read_image
 from nnssl.planning.refusal import REASONS, checked_reasons
 from tests.ingest.scans import texture, write, write_nifti
@@ -182,6 +183,20 @@ def test_ct_and_mr_are_not_mixed(source, dataset, run):
     assert not (dataset / "imagesTr" / "mr_0000.nii.gz").exists()
     mixed = run(accepted={"other_modality"})
     assert len(mixed.taken) == 4
+
+
+def test_a_mixed_folder_is_parted_by_two_runs(source, run, tmp_path):
+    for seed in range(3):
+        write(source / f"ct{seed}.nii.gz", texture(seed, ct=True))
+        write(source / f"mr{seed}.nii.gz", texture(10 + seed))
+    first = run(channels=("MR",))
+    assert [record.case for record in first.taken] == ["mr0", "mr1", "mr2"]
+    assert {record.reason for record in first.refused} == {"other_modality"}
+    assert "-d OTHER --channels CT" in first.refused[0].sentence
+    request = Request(sources=(source,), folder=tmp_path / "raw" / "Dataset746_CT", channels=("CT",), workers=1)
+    second = ingest(request, lambda sentence: None)
+    assert [record.case for record in second.taken] == ["ct0", "ct1", "ct2"]
+    assert {record.reason for record in second.refused} == {"ct_not_hu"}
 
 
 def test_the_table_of_reasons_is_what_the_manual_says():

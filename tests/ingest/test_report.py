@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nnssl.cli.ingest import main
-from tests.ingest.scans import texture, write
+from tests.ingest.scans import texture, write, write_nifti
 from tests.tiny import workspace_folders
 
 EVIL = "<img src=x onerror=alert(1)>&\"'"
@@ -70,6 +70,23 @@ def test_the_json_holds_what_the_page_shows(source, dataset, run):
     assert content["counts"]["taken"] == 1 and content["reasons"] == {"single_slice": 1}
     assert content["taken"][0]["channels"][0]["shape"] == [10, 12, 14]
     assert content["taken"][0]["channels"][0]["field_of_view_mm"] == [25.0, 18.0, 14.0]
+
+
+def test_a_page_of_many_scans_stays_small_and_says_what_it_leaves_out(source, dataset, run, monkeypatch):
+    monkeypatch.setattr("nnssl.ingest.montage.AT_MOST", 8)
+    monkeypatch.setattr("nnssl.ingest.report_html._ROWS_AT_MOST", 5)
+    for seed in range(12):
+        write(source / f"a{seed:02d}.nii.gz", texture(seed))
+    for seed in range(12, 15):
+        write(source / f"b{seed}.nii.gz", (texture(seed) > 2000).astype("u1") + (seed == 12))
+    write_nifti(source / "c.nii.gz", texture(0))  # a duplicate, with a picture
+    run()
+    text = (dataset / "ingest" / "report.html").read_text()
+    assert text.count("<figure class=") == 3 and "<b>3 of 13</b>: 1 of 1 refused, 2 of 12 suspicious" in text
+    assert "... and 7 more: all are in report.json" in text
+    content = json.loads((dataset / "ingest" / "report.json").read_text())
+    assert len(content["taken"]) == 12 and len(content["refused"]) == 4
+    assert all((dataset / "ingest" / "pictures" / row["picture"]).is_file() for row in content["taken"])
 
 
 def test_the_command_says_what_it_did_and_what_comes_next(source, workspace, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -13,6 +14,7 @@ import pytest
 
 from nnssl.errors import DataError
 from nnssl.ingest import take
+from nnssl.ingest.ledger import open_ledger
 from nnssl.ingest.run import check_sources
 from tests.ingest.scans import NAME, NUMBER, texture, write, write_nifti, write_series
 from tests.tiny import make_raw_dataset
@@ -208,3 +210,40 @@ def test_planning_refuses_the_same_scans_and_keeps_what_was_accepted(source, dat
         case_statistics(
             read_raw_dataset(dataset.name, workspace_folders(tmp_path)).cases[0], ("image",), "SimpleITKIO", 100
         )
+
+
+def test_several_sources_go_into_one_data_set_and_what_they_share_counts_once(source, run):
+    write(source / "a" / "x.nii.gz", texture(0))
+    write(source / "b" / "x.nii.gz", texture(1))
+    outcome = run(source / "a", source / "b", source / "b" / "x.nii.gz")
+    assert sorted(record.case for record in outcome.taken) == ["x", "x-2"] and outcome.new == 2
+    assert run(source / "a", source / "b").kept == 2
+
+
+def test_two_runs_at_a_time_are_not_possible(source, dataset, run):
+    write(source / "a.nii.gz", texture(0))
+    with open_ledger(dataset), pytest.raises(DataError, match="Another nnssl_ingest is writing"):
+        run()
+    assert len(run().taken) == 1
+
+
+def test_a_damaged_ledger_is_told_with_what_to_do(source, dataset, run):
+    write(source / "a.nii.gz", texture(0))
+    run()
+    (dataset / "ingest" / "ledger.sqlite").write_bytes(b"no data base at all" * 100)
+    with pytest.raises(DataError, match=r"ledger\.sqlite is damaged .* ingest anew"):
+        run()
+
+
+def test_memory_does_not_grow_with_the_number_of_scans(source, run):
+    """Of what Python holds: ten times the scans, measured in the second run, when caches are filled."""
+    peaks = []
+    for begin, end in ((0, 30), (30, 330)):
+        for seed in range(begin, end):
+            write(source / f"p{seed:03d}" / "t1.nii.gz", texture(seed, (4, 6, 5)))
+        run()
+        tracemalloc.start()
+        assert run().kept == end
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 300 * 1000, peaks  # a record alone would be 3 kB

@@ -11,6 +11,9 @@ from nnssl.ingest.scan import Scan, refused
 
 HELD_OUT = frozenset({"test", "testing", "val", "valid", "validation", "held_out", "heldout"})
 
+_WIDE = "the list names the folder {!r}, which holds the list itself or half the machine; name the folder of one series"
+_TOP = 2  # "/data" has two parts
+
 
 def listed_file(path: Any, folder: Path, root: Path, *, folders_too: bool = False) -> Path | Scan:
     """The file that a list names, or a refused scan that says why not.
@@ -32,7 +35,7 @@ def listed_file(path: Any, folder: Path, root: Path, *, folders_too: bool = Fals
         file = Path(inside)
     try:
         if folders_too and file.is_dir():
-            return file
+            return file if _is_narrow(file, folder) else refused(text, "outside_source", _WIDE.format(text))
         there = file.is_file()
     except (OSError, ValueError):
         there = False
@@ -41,6 +44,12 @@ def listed_file(path: Any, folder: Path, root: Path, *, folders_too: bool = Fals
     if not ending(file):
         return refused(shown(file, root), "unknown_format", f"no reader knows files like {file.name}")
     return file
+
+
+def _is_narrow(found: Path, folder: Path) -> bool:
+    """Whether a folder can be that of one scan: "/" would be walked for hours, and a list is in no series of its own."""
+    inside = Path(os.path.normpath(found.absolute()))
+    return len(inside.parts) > _TOP and not Path(os.path.normpath(folder.absolute())).is_relative_to(inside)
 
 
 def expanded(path: Any) -> Any:

@@ -182,6 +182,7 @@ def _with(kind: str, place: int, fresh: bytes) -> bytes:
         ("nii", _with("nii", 80, struct.pack("<f", -1.0))[:252] + b"\1\0\0\0" + seed("nii")[256:]),  # a negative size
         ("nii", _with("nii", 112, struct.pack("<ff", 1.0, float("inf")))),  # an infinite intercept
         ("nii", _with("nii", 344, b"xxx")),  # no magic
+        ("csv", b"path,subject\n/,anna\n"),  # the whole machine was walked
         ("mha", META_OF_MANY_DIMENSIONS),  # SimpleITK ends the process
         ("mha", META_OF_MANY_DIMENSIONS.replace(b"= 100\n", b"=1e300naryData = T\n")),
     ],

@@ -189,3 +189,10 @@ def test_a_folder_of_numbered_channels_has_a_subject_a_case_and_a_patients_folde
         write(source / f"{name}.nii.gz", texture(seed))
     found = {record.case: record.subject for record in run().records}
     assert found == {"hippo_h1": "hippo-h1", "hippo_h2": "hippo-h2", "anna_x": "anna"}
+
+
+def test_a_table_may_name_the_folder_of_a_series_but_not_the_whole_machine(source, run):
+    write_series(source / "in" / "ct", texture(0, ct=True))
+    (source / "in" / "scans.csv").write_text(f"path\nct\n/\n/usr\n{source}\n{source / 'in'}\n.\n")
+    outcome = run(source / "in" / "scans.csv")
+    assert len(outcome.taken) == 1 and set(reasons(outcome)) == {"outside_source"}

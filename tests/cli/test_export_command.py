@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from nnssl.cli.export import main
 from nnssl.paths import VARIABLES
@@ -47,6 +48,24 @@ def test_formats_have_names_of_their_own(workspace: Path) -> None:
     assert {path.name for path in workspace.glob("w__*")} == {
         f"w__{MIDDLE}.pth", f"w__{MIDDLE}__nnssl.pth", f"w__{MIDDLE}.safetensors",
     }  # fmt: skip
+
+
+def test_the_seed_decides_what_stays_fresh_and_nothing_else(workspace: Path) -> None:
+    def written(seed: int) -> dict[str, torch.Tensor]:
+        path = workspace / f"seed{seed}.pth"
+        options = ["-p", "deeper", "--min_transfer", "0.5", "--seed", str(seed), "-o", str(path)]
+        assert main([str(workspace / "w.pth"), "-d", "4", *options]) == 0
+        state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["network_weights"]
+        return state
+
+    one, again, other = written(1), written(1), written(2)
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    differing = {name for name in one if not torch.equal(one[name], other[name])}
+    source = torch.load(workspace / "w.pth", weights_only=True)["network_weights"]
+    transferred = {name for name in one if name in source and torch.equal(one[name], source[name])}
+    assert "encoder.stages.5.0.convs.0.conv.weight" in differing
+    assert "encoder.stages.0.0.convs.0.conv.weight" in transferred
+    assert not differing & {name for name in transferred if one[name].std() > 0}
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,23 @@ def test_an_existing_plan_of_the_target_can_stand_for_its_own_side(workspace: Pa
     assert plan(workspace, "Mine")["patch_size"] == [40, 48, 48]
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_ct_window_is_the_pretrainings_unless_the_normalisation_is_kept(
+    workspace: Path, capsys: pytest.CaptureFixture[str], keep: bool
+) -> None:
+    plans = tiny_plans("Dataset745_Pre")
+    learned = plans["foreground_intensity_properties_per_channel"]["0"]
+    own = dict(learned)
+    learned |= {"mean": own["mean"] + 100, "std": own["std"] * 2}
+    write_weights(workspace / "w.pth", plans)
+    options = ["--keep_normalization"] if keep else []
+    assert main([str(workspace / "w.pth"), "-d", "5", *options]) == 0
+    name = "nnsslPlansLike745OwnNormalization" if keep else "nnsslPlansLike745"
+    written = json.loads((workspace / "nnUNet_preprocessed" / NAME / f"{name}.json").read_text())
+    assert written["foreground_intensity_properties_per_channel"]["0"] == (own if keep else learned)
+    assert ("CT statistics of the pretraining too" in capsys.readouterr().out) != keep
+
+
 def test_a_plan_that_is_there_and_differs_is_never_replaced(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,9 +12,11 @@ import numpy.typing as npt
 import pytest
 import SimpleITK
 
+from nnssl.cli.demo import main
 from nnssl.demo.cohort import Cohort, make_phantom_cohort
 from nnssl.demo.task_folder import import_task, split_cases
 from nnssl.errors import DataError
+from nnssl.evaluate.commands import Job, Runner
 
 
 def write(path: Path, array: npt.NDArray[Any]) -> None:
@@ -136,6 +138,29 @@ def test_the_real_hippocampus_task_keeps_its_split(shared_data: Path, tmp_path: 
 
     assert len(subjects(cohort.test)) == len(cohort.test) == 16
     assert not subjects(cohort.test) & subjects([*splits["pretrain_unlabelled"], *cohort.training])
+
+
+def test_the_command_takes_a_task_of_yours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[str] = []
+
+    def stop(self: Runner, *jobs: Job) -> None:
+        commands.extend(Path(job.command[0]).name for job in jobs)
+        raise DataError("Far enough.")
+
+    monkeypatch.setattr(Runner, "run", stop)
+    source, out = task(tmp_path / "Task09_Spleen", 24), tmp_path / "out"
+    assert main(["--raw", str(source), "--out", str(out), "-device", "cpu"]) == 1
+    assert commands == ["nnUNetv2_extract_fingerprint"]
+    assert Cohort.load(out / "cohort.json").target == "Dataset746_Spleen"
+    assert json.loads((out / "settings.json").read_text())["raw"] == str(source)
+
+
+def test_a_task_folder_that_is_not_there_is_said_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--raw", str(tmp_path / "none"), "--out", str(tmp_path / "out"), "-device", "cpu"]) == 1
+    assert "--raw must be a task folder with imagesTr and labelsTr" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_subject_rule_is_refused() -> None:

@@ -12,10 +12,11 @@ import pytest
 
 from nnssl.cli.ablate import main
 from nnssl.engine.recipe import resolve
-from nnssl.errors import StateError
+from nnssl.errors import NnsslError, StateError
 from nnssl.evaluate.ablate.plan import Factor, plan_runs
 from nnssl.evaluate.ablate.report import in_words, make_report
 from nnssl.evaluate.ablate.run import Ablation, Request
+from nnssl.evaluate.commands import Job, Runner
 from nnssl.paths import folders
 from nnssl.registry import find_trainer
 from tests.engine.workspace import DATASET, make_workspace
@@ -181,6 +182,7 @@ def test_a_comparison_is_read_by_the_checkpoints_of_its_arms(workspace: Path) ->
         (["--over", "optimizer.lr=1e-2", "-p", "other"], "other.json is needed"),
         (["--over", "optimizer.lr=1e-2", "--prefix", "a/b"], "becomes part of a folder's name"),
         (["--over", "optimizer.lr=1e-2", "--seeds", "0"], "must be at least 1"),
+        (["--over", "optimizer.lr=1e-2", "-j", "0"], "must be at least 1"),
     ],
 )
 def test_mistakes_are_one_sentence_before_anything_runs(
@@ -211,6 +213,22 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(workspace: Path, capsy
     assert "2 settings (the base among them), 2 pretrainings" in said
     assert said.count("nnssl_pretrain 701 3d_fullres") == 2
     assert not (workspace / "out").exists()
+
+
+@pytest.mark.parametrize(("words", "at_once"), [((), 1), (("-j", "3"), 3)])
+def test_so_many_pretrainings_run_at_a_time(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], at_once: int
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def stop(self: Runner, *jobs: Job, at_once: int = 1) -> None:
+        asked.append((len(jobs), at_once))
+        raise NnsslError("Far enough.")
+
+    monkeypatch.setattr(Runner, "run", stop)
+    given = ["701", "3d_fullres", "-tr", "MAETrainer", "--over", "optimizer.lr=1e-2", "--workspace", str(workspace)]
+    assert main([*given, "-o", str(workspace / "out"), *words]) == 1
+    assert asked == [(2, at_once)]
 
 
 @pytest.mark.pipeline

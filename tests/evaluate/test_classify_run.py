@@ -7,8 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from nnssl.cli._screen import Screen
 from nnssl.cli.classify import main
+from nnssl.errors import DataError
+from nnssl.evaluate.classify.run import Classification, Request
 from tests.export.weights import write_weights
 from tests.tiny import make_raw_dataset, tiny_plans
 
@@ -80,6 +84,32 @@ def test_frozen_features_of_folders_without_a_baseline(scans: Path, tmp_path: Pa
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert set(report["results"]["cross-validation"]["linear"]["networks"]) == {"pretrained"}
     assert "difference" not in report["results"]["cross-validation"]["linear"]
+
+
+def test_the_seed_decides_folds_the_untrained_network_and_fine_tuning(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Request] = []
+    untrained_with: list[int] = []
+
+    def note(network: nn.Module, *, seed: int) -> nn.Module:
+        untrained_with.append(seed)
+        raise DataError("Far enough.")
+
+    class Noted(Classification):
+        def __init__(self, request: Request, screen: Screen) -> None:
+            super().__init__(request, screen)
+            asked.append(request)
+            folds.append([tuple(left_out) for _, left_out in self.folds])
+
+    folds: list[list[tuple[int, ...]]] = []
+    monkeypatch.setattr("nnssl.evaluate.classify.run.Classification", Noted)
+    monkeypatch.setattr("nnssl.evaluate.classify.run.untrained", note)
+    for number in (0, 0, 5):
+        assert run(scans, tmp_path, "--finetune", "--seed", str(number)) == 1
+    assert untrained_with == [0, 0, 5]
+    assert [request.finetuning and request.finetuning.seed for request in asked] == [0, 0, 5]
+    assert folds[0] == folds[1] != folds[2]
 
 
 @pytest.mark.parametrize(

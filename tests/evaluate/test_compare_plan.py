@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from nnssl.cli.compare import main
 from nnssl.errors import DataError, ExportError
+from nnssl.evaluate.commands import Job, Runner, Slot
 from nnssl.evaluate.compare.longer import pretraining_seconds, settle_longer
 from nnssl.evaluate.compare.plan import SCRATCH, Request, make_arms, smallest_effects
 from nnssl.evaluate.compare.run import Comparison
@@ -108,6 +109,7 @@ def test_a_case_that_was_not_preprocessed(where: Folders, tmp_path: Path) -> Non
         (["--devices", "cpu", "cuda"], "devices of one kind"),
         (["--devices", "cpu:1"], "devices of one kind"),
         (["--replicates", "0"], "must be at least 1"),
+        (["-j", "0"], "must be at least 1"),
         (["--tolerance_mm", "0"], "--tolerance_mm must be positive"),
     ],
 )
@@ -120,6 +122,25 @@ def test_words_that_make_no_sense(
     path = str(tmp_path / "a" / "w.pth")
     assert main(["4", CONFIGURATION, "-w", path, "-o", str(tmp_path / "out"), *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_so_many_trainings_run_at_a_time_on_each_device(
+    where: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[tuple[str, ...]]] = []
+
+    def stop(self: Runner, *jobs: Job, slots: Sequence[Slot] = ()) -> None:
+        asked.append([tuple(slot.words) for slot in slots])
+        raise DataError("Far enough.")
+
+    monkeypatch.setattr(Runner, "run", stop)
+    monkeypatch.setattr(Comparison, "estimate", lambda self: "")  # times real steps
+    given = ["4", CONFIGURATION, "-w", str(tmp_path / "a" / "w.pth"), "--labels", "1", "--workspace", str(tmp_path)]
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, "")
+    for words, places in ((["-device", "cpu"], 1), (["--devices", "cpu", "cpu", "-j", "2"], 4)):
+        assert main([*given, "-o", str(tmp_path / "_".join(words)), *words]) == 1
+        assert asked.pop() == [("-device", "cpu")] * places
 
 
 # --- what is announced

@@ -85,6 +85,15 @@ def test_the_command_probes_both_networks_and_goes_on_where_it_stopped(
     assert "holds a probe of another checkpoint, data set or setting" in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_the_encoder_is_probed_on_request_where_the_file_has_a_decoder(workspace: Path) -> None:
+    maps = {}
+    for words in ((), ("--encoder",)):
+        out = workspace / "".join(["probe", *words])
+        assert run(workspace, *QUICK, "--no_untrained", "--folds", "0", "-o", str(out), *words) == 0
+        maps[words] = json.loads((out / "report.json").read_text())["question"]["maps"]
+    assert maps == {(): "encoder and decoder", ("--encoder",): "the encoder"}
+
+
 def test_the_untrained_network_has_the_same_architecture_and_other_weights(workspace: Path) -> None:
     network = load(Request(weights=workspace / "w.pth", target="4"))
     fresh = untrained(network, seed=1)

@@ -47,7 +47,7 @@ def listed_file(path: Any, folder: Path, root: Path, *, folders_too: bool = Fals
 
 
 def _is_narrow(found: Path, folder: Path) -> bool:
-    """Whether a folder can be that of one scan: "/" would be walked for hours, and a list is in no series of its own."""
+    """Whether a folder can be that of one scan: walking "/" takes hours, and a list is in no series of its own."""
     inside = Path(os.path.normpath(found.absolute()))
     return len(inside.parts) > _TOP and not Path(os.path.normpath(folder.absolute())).is_relative_to(inside)
 

@@ -41,6 +41,7 @@ def build_network(
     name, arguments, imports = checked(architecture)
 
     def build(*, initialise: bool) -> nn.Module:
+        """The network by nnU-Net's builder, with its initial weights or with whatever torch puts there."""
         network: nn.Module = get_network_from_plans(
             name,
             dict(arguments),

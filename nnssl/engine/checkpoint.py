@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,6 +16,7 @@ from typing import Any
 
 import torch
 
+from nnssl.archive import FAULTS, damaged_member
 from nnssl.atomic import whole_file, write_tensors
 from nnssl.errors import StateError
 
@@ -88,12 +87,12 @@ def read_checked(path: Path) -> State:
     """Read a torch zip file after checking every member's checksum; tensors on the CPU, plain values, no pickled code.
 
     Raises:
-        StateError: the file is cut off or damaged, holds more than tensors and plain values, or has a newer format.
+        StateError: the file is cut off or damaged, would grow when read, holds more than tensors and plain values, or
+            has a newer format.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:  # zipfile's faults
+        damaged = damaged_member(path, refusal=StateError)
+    except FAULTS as error:
         raise StateError(f"{path} is damaged or cut off ({error}).") from error
     if damaged is not None:
         raise StateError(f"{path} is damaged: the checksum of its member {damaged} is wrong.")

@@ -167,7 +167,7 @@ def spawn_ranks(function: Callable[..., None], arguments: tuple[Any, ...], *, ra
         DeviceError: a rank was killed; the others were ended.
         torch.multiprocessing.ProcessRaisedException: a rank raised; the others were ended.
     """
-    port = os.environ.get("MASTER_PORT") or str(_free_port())
+    port = os.environ.get("MASTER_PORT") or str(free_port())
     context = spawn(_rank_main, args=(ranks, port, function, arguments), nprocs=ranks, join=False)  # type: ignore[no-untyped-call]
     before = {number: signal.signal(number, partial(_pass_on, context.pids())) for number in SIGNALS}
     try:
@@ -209,7 +209,8 @@ def _rank_main(index: int, ranks: int, port: str, function: Callable[..., None],
     function(*arguments)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on right now."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return int(probe.getsockname()[1])

@@ -252,6 +252,7 @@ class _Loose(Recipe):
 
     @classmethod
     def like(cls, recipe: Recipe) -> _Loose:
+        """The same values, unchecked."""
         return cls(**{name: getattr(recipe, name) for name in recipe.__dataclass_fields__})
 
 

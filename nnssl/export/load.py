@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from nnssl.export.read import Weights
 from nnssl.export.sources import read_any
 from nnssl.export.tensors import DECODER, ENCODER
 from nnssl.views.spec import Size
+
+Number = TypeVar("Number", int, float)
 
 
 class Described:
@@ -55,14 +57,12 @@ class Described:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size D H W that images must be resampled to."""
-        depth, height, width = _said(self.weights, "spacing")
-        return float(depth), float(height), float(width)
+        return _per_axis(float, self.weights, "spacing")
 
     @property
     def patch_size(self) -> Size:
         """Voxels D H W of the patch in pretraining."""
-        depth, height, width = _said(self.weights, "patch_size")
-        return int(depth), int(height), int(width)
+        return _per_axis(int, self.weights, "patch_size")
 
     @property
     def normalisation(self) -> tuple[str, ...]:
@@ -164,6 +164,12 @@ def _loaded(weights: Weights, parts: tuple[str, ...]) -> nn.Module:
         for key, value in fitted.tensors.items():
             state[key].copy_(value)
     return network
+
+
+def _per_axis(kind: Callable[[Any], Number], weights: Weights, key: str) -> tuple[Number, Number, Number]:
+    """What the configuration says under `key`, D H W."""
+    depth, height, width = map(kind, _said(weights, key))
+    return depth, height, width
 
 
 def _said(weights: Weights, key: str) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnssl.archive import FAULTS, damaged_member
 from nnssl.compat import warn_of_old_torch
 from nnssl.errors import DataError
 from nnssl.export.numpy_scalars import numpy_numbers_allowed
@@ -21,7 +20,6 @@ _ZIP_START = b"PK\x03\x04"
 _ADAPTATION = ("architecture_plans", "pretrain_plan", "pretrain_num_input_channels", "recommended_downstream_patchsize")
 _PLAIN_NAME = re.compile(r"\w[\w.+ -]*")  # may become part of a file's name or of a printed command
 _MOST_CHANNELS = 4096
-_MOST_GROWTH = 2  # torch does not compress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,11 +183,8 @@ def load_content(path: Path) -> Any:
     if start != _ZIP_START:
         raise DataError(f"{path} is no weights file: torch files begin with {_ZIP_START!r}, this one with {start!r}.")
     try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(part.file_size for part in archive.infolist()) > _MOST_GROWTH * path.stat().st_size:
-                raise DataError(f"{path} would unpack to far more than its size, as no torch file does. Delete it.")
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError, zlib.error) as error:
+        damaged = damaged_member(path, refusal=DataError)
+    except FAULTS as error:
         raise DataError(
             f"{path} is cut short or damaged: it begins like a torch file, but its table of contents is missing. "
             f"Copy it again, or take pretrained_latest.pth of the same run."

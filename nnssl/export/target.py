@@ -121,6 +121,7 @@ def own_plan(target: Target, *, planner: str, spacing_mm: Sequence[float] | None
 
 def _planned(target: Target, planner: str, spacing_mm: Sequence[float] | None) -> dict[str, Any]:
     def plans_of(name: str) -> dict[str, Any]:
+        """What the planner class `name` makes of the target."""
         return nnunet.make_plans(
             name,
             target.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
 from nnssl.blocks.collectives import BatchNorm, gather, rank, sum_over_ranks, world_size
+from nnssl.engine.distributed import free_port
 
 
 def loss(x: Tensor, whole: Tensor) -> Tensor:
@@ -52,10 +52,7 @@ def _rank_main(index: int, port: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    spawn(_rank_main, args=(port, str(folder)), nprocs=2)
+    spawn(_rank_main, args=(free_port(), str(folder)), nprocs=2)
     return [torch.load(folder / f"{index}.pt") for index in range(2)]
 
 

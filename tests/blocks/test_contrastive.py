@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from torch.multiprocessing.spawn import spawn
 
 from nnssl.blocks.collectives import BatchNorm, sum_over_ranks
 from nnssl.blocks.contrastive import nt_xent, vicreg
+from nnssl.engine.distributed import free_port
 
 TAU = 0.1
 
@@ -199,10 +199,7 @@ def _rank_main(index: int, port: int, folder: str) -> None:
 
 @pytest.mark.pipeline
 def test_two_ranks_with_unequal_counts_have_the_loss_and_gradients_of_one(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    spawn(_rank_main, args=(port, str(tmp_path)), nprocs=2)
+    spawn(_rank_main, args=(free_port(), str(tmp_path)), nprocs=2)
     first, second, counted = world()
     norm = BatchNorm(6).double()
     losses = all_losses(first, second, counted, norm)

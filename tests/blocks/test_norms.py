@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from torch.multiprocessing.spawn import spawn
 from nnssl.blocks.collectives import sum_over_ranks
 from nnssl.blocks.deferred import commit_all
 from nnssl.blocks.norms import RunningBatchNorm
+from nnssl.engine.distributed import free_port
 from nnssl.testing_world import commit
 
 
@@ -70,10 +70,7 @@ def _rank_main(index: int, port: int, folder: str) -> None:
 
 @pytest.mark.pipeline
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    spawn(_rank_main, args=(port, str(tmp_path)), nprocs=2)
+    spawn(_rank_main, args=(free_port(), str(tmp_path)), nprocs=2)
     norm = RunningBatchNorm(3).double()
     out, grad = run(norm, images())
     for index in range(2):

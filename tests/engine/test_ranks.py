@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 
+from nnssl.engine.distributed import free_port
 from tests.engine.processes import run, run_ranks
 from tests.engine.test_resume import state_of, tensors
 from tests.engine.workspace import losses
@@ -15,12 +15,6 @@ from tests.engine.workspace import losses
 # A small learning rate: Adam divides by the gradient's own size, so that parameters whose gradient is zero but for
 # rounding (biases in front of a normalisation) move by up to lr * rounding / eps, in another direction in every run.
 EXACT = ("--set", "precision=fp64", "method.dropout=0", "optimizer.lr=1e-3")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
 
 
 def assert_close(root: Path, one: str, other: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnssl.engine.checkpoint import LATEST, PREVIOUS
+from nnssl.engine.distributed import free_port
 from tests.engine.processes import CONTEXT, TIMEOUT, run, start_ranks
 from tests.engine.test_resume import LENGTH, assert_same
 from tests.engine.workspace import FOLDER
@@ -117,10 +117,3 @@ def count(fault: Fault) -> int:
 def spread(total: int, number: int) -> list[int]:
     """`number` of the numbers below `total`, first and last among them."""
     return sorted({round(index * (total - 1) / max(1, number - 1)) for index in range(min(number, total))})
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])

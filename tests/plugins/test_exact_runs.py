@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import socket
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from nnssl_dino3d.config import DINO3DConfig
 from nnssl_dino3d.method import DINO3D
 
 from nnssl.encoders.factory import PlanNetworks
+from nnssl.engine.distributed import free_port
 from nnssl.engine.optim import Schedule
 from nnssl.engine.recipe import Optimizer, PerTensor, Recipe
 from nnssl.engine.step import StepRunner
@@ -110,9 +110,7 @@ def _rank_main(rank: int, port: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [CONTEXT.Process(target=_rank_main, args=(rank, port, str(folder))) for rank in range(2)]
     for process in processes:
         process.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from nnssl import compat
-from nnssl.errors import DataError
+from nnssl.engine.checkpoint import read_checked
+from nnssl.errors import DataError, NnsslError, StateError
 from nnssl.export.read import load_content
 from nnssl.export.sources import read_any
 from nnssl.paths import VARIABLES
@@ -102,7 +104,29 @@ def test_an_old_torch_is_told_once_a_torch_file_is_read(
         assert not told
 
 
-def test_a_compressed_zip_is_not_even_unpacked_to_check_it(tmp_path: Path) -> None:
+@pytest.fixture
+def growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A zip of 20 MB in 20 kB that nothing may be read of."""
+
+    def read(self: zipfile.ZipFile, *every: object) -> None:
+        pytest.fail("The archive is unpacked.")
+
     bombs(tmp_path / "mark")["zip that grows"](tmp_path / "w.pth")
-    with pytest.raises(DataError, match="unpack to far more than its size"):
-        load_content(tmp_path / "w.pth")
+    for way in ("testzip", "open", "read"):
+        monkeypatch.setattr(zipfile.ZipFile, way, read)
+    return tmp_path / "w.pth"
+
+
+@pytest.mark.parametrize(("reader", "error"), [(load_content, DataError), (read_checked, StateError)])
+def test_a_compressed_zip_is_not_even_unpacked_to_check_it(
+    growing: Path, reader: Callable[[Path], object], error: type[NnsslError]
+) -> None:
+    with pytest.raises(error, match="unpack to far more than its size"):
+        reader(growing)
+
+
+def test_a_pretraining_does_not_start_from_a_zip_that_grows(
+    growing: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused("pretrain", list(readers(workspace, growing)["pretrain"]), capsys)
+    assert "w.pth would unpack to far more than its size" in message

@@ -33,8 +33,7 @@ ALLOWED = {  # (file, what): why it does no harm
     ("nnssl/encoders/other.py", "import_module()"): "the same",
     ("nnssl/engine/distributed.py", "socket"): "asks the system for a free port on localhost",
     ("nnssl/engine/checkpoint.py", "pickle"): "the name of the error that torch raises for code in a file",
-    ("nnssl/engine/checkpoint.py", "zipfile"): "checks checksums; unpacks nothing",
-    ("nnssl/export/read.py", "zipfile"): "checks checksums and sizes; unpacks nothing",
+    ("nnssl/archive.py", "zipfile"): "checks checksums and sizes; unpacks nothing",
     ("nnssl/export/provenance.py", "importlib"): "importlib.metadata: versions of what is installed",
     ("nnssl/testing_source.py", "importlib"): "importlib.metadata: which distribution a module is of",
     (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,33 +97,26 @@ def publish(
     path = Path(path)
     encoder, decoder = _chosen(exported, which)
     run = {"seed": seed, "final": final, "which": which, "raw_window": exported.raw_window}
+    cited = plain(list(citations), where="citations")
+    about_of = partial(complete_provenance, provenance, configuration=configuration, dataset_json=dataset_json)
     if isinstance(encoder, OtherNetwork):
         run |= {
             "transferred": {"encoder": len(encoder.state_dict()), "decoder": 0},
             "network": {"name": encoder.name, **encoder.options},
         }
         plans = windowed(plans, exported.raw_window)
-        about = complete_provenance(
-            provenance, plans=plans, configuration=configuration, dataset_json=dataset_json, run=run
-        )
         content = other_content(encoder, plans, configuration, channels)
-        told = {"citations": plain(list(citations), where="citations"), "provenance": about}
+        told = {"citations": cited, "provenance": about_of(plans=plans, run=run)}
         return _publish_other(path, encoder, {**content, **told})
     architecture = resolved_configuration(plans, configuration)["architecture"]
     network = fresh_network(architecture, channels=channels, classes=CLASSES, seed=seed)
     promised = _fill(network, encoder, decoder)
     counts = {"encoder": len(encoder_names(promised)), "decoder": len(decoder_names(promised))}
-    about = complete_provenance(
-        provenance,
-        plans=plans,
-        configuration=configuration,
-        dataset_json=dataset_json,
-        run={**run, "transferred": counts},
-    )
+    about = about_of(plans=plans, run={**run, "transferred": counts})
     content = {
         "network_weights": network.state_dict(),
         "nnssl_adaptation_plan": adaptation_plan(network, plans, configuration, channels),
-        "citations": plain(list(citations), where="citations"),
+        "citations": cited,
         "provenance": about,
     }
     if exported.variants:

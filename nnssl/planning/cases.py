@@ -79,16 +79,8 @@ def read_raw_dataset(name: str, where: Folders, *, accepted: Collection[str] = (
     cases, malformed = [], {}
     for case_id in sorted(found):
         files = found[case_id]
-        if not _PLAIN.fullmatch(case_id) or len(case_id) > _LONGEST:
-            # a file is named after the case; names that dataset.json lists may lead anywhere
-            malformed[case_id[:_LONGEST]] = (
-                f"Case {case_id[:_LONGEST]!r} in {folder / 'dataset.json'} cannot name a file: no slashes, no control "
-                f"characters, no dot in front, at most {_LONGEST} characters. Rename it."
-            )
-        elif (other := case_id.removesuffix("_raw")) != case_id and other in found:
-            malformed[case_id] = (
-                f"Case {case_id} in {folder} is called as the raw values of case {other} will be. Rename it."
-            )
+        if (why := _bad_name(folder, case_id, found)) is not None:
+            malformed[case_id[:_LONGEST]] = why
         elif len(files) == len(modality) and None not in files:
             paths = tuple(file for file in files if file is not None)
             cases.append(
@@ -116,6 +108,18 @@ def read_raw_dataset(name: str, where: Folders, *, accepted: Collection[str] = (
         malformed=malformed,
         notes=_unknown_subjects(folder, subjects, found),
     )
+
+
+def _bad_name(folder: Path, case_id: str, found: Collection[str]) -> str | None:
+    """Why no case may be called so: files are named after it, and names in dataset.json may lead anywhere."""
+    if not _PLAIN.fullmatch(case_id) or len(case_id) > _LONGEST:
+        return (
+            f"Case {case_id[:_LONGEST]!r} in {folder / 'dataset.json'} cannot name a file: no slashes, no control "
+            f"characters, no dot in front, at most {_LONGEST} characters. Rename it."
+        )
+    if (other := case_id.removesuffix("_raw")) != case_id and other in found:
+        return f"Case {case_id} in {folder} is called as the raw values of case {other} will be. Rename it."
+    return None
 
 
 def _description(folder: Path) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 from nnssl.ingest.ledger import Ledger
 from nnssl.ingest.names import stem
 from nnssl.ingest.scan import Scan
+from nnssl.ingest.scan_text import scan_from_plain, scan_to_plain
 from nnssl.ingest.spool import Spool
 from nnssl.planning.checks import Finding
 
@@ -32,7 +34,7 @@ def put_together(ledger: Ledger, names: Sequence[str], accepted: Collection[str]
         How many scans are none of the channels; they are left out.
     """
     wanted = {name.casefold(): channel for channel, name in enumerate(names)}
-    groups: Spool[_Item] = Spool()
+    groups: Spool[_Item] = Spool(lambda item: [*item[:3], scan_to_plain(item[3])], _item)
     none = []
     for key, root, scan in ledger.found():
         if len(scan.parts) != 1 or scan.refused is not None:
@@ -49,6 +51,11 @@ def put_together(ledger: Ledger, names: Sequence[str], accepted: Collection[str]
             ledger.drop_found(key)
         ledger.add_found(group[0][1], _case([(channel, scan) for *_, channel, scan in group], names, accepted))
     return len(none)
+
+
+def _item(plain: Any) -> _Item:
+    key, root, channel, scan = plain
+    return key, root, channel, scan_from_plain(scan)
 
 
 def _words(text: str) -> list[str]:

@@ -103,6 +103,15 @@ def _slice(file: Path, header: Any) -> Slice:
     return Slice(file, texts, lists)
 
 
+def _slice_to_plain(own: Slice) -> list[Any]:
+    return [str(own.file), own.texts, own.lists]
+
+
+def _slice_from_plain(plain: Any) -> Slice:
+    file, texts, lists = plain
+    return Slice(Path(file), texts, {name: tuple(numbers) for name, numbers in lists.items()})
+
+
 def _numbers(value: Any) -> tuple[float, ...]:
     try:
         found = tuple(float(each) for each in value) if value is not None else ()
@@ -134,7 +143,7 @@ class SeriesFinder:
 
     def __init__(self, root: Path, pseudonyms: Pseudonyms) -> None:
         self.root, self._pseudonyms = root, pseudonyms
-        self._slices: Spool[Slice] = Spool()
+        self._slices = Spool(_slice_to_plain, _slice_from_plain)
 
     def add(self, file: Path) -> Scan | None:
         """A file of any patient, study and series; what cannot be read at all is returned as refused."""

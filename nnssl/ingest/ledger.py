@@ -6,7 +6,6 @@ are known by keyed hashes of their paths: the file holds neither paths of the ma
 
 from __future__ import annotations
 
-import pickle
 import secrets
 import sqlite3
 import time
@@ -18,6 +17,7 @@ from nnssl.errors import DataError
 from nnssl.ingest.identity import Pseudonyms
 from nnssl.ingest.record import Record, from_text, to_text
 from nnssl.ingest.scan import Scan
+from nnssl.ingest.scan_text import scan_from_text, scan_to_text
 
 FOLDER = "ingest"
 FILE = "ledger.sqlite"
@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS records (
 CREATE INDEX IF NOT EXISTS places ON records (place);
 CREATE INDEX IF NOT EXISTS cases ON records (case_id);
 CREATE INDEX IF NOT EXISTS contents ON records (content);
-CREATE TEMP TABLE found (key TEXT PRIMARY KEY, root TEXT, line BLOB, scan BLOB, task INTEGER DEFAULT 0);
+CREATE TEMP TABLE found (key TEXT PRIMARY KEY, root TEXT, line BLOB, scan TEXT, task INTEGER DEFAULT 0);
 CREATE TEMP TABLE voxels (content TEXT, shape TEXT, key TEXT);
 CREATE INDEX temp.by_content ON voxels (content);
 CREATE INDEX temp.by_shape ON voxels (shape);
@@ -109,10 +109,9 @@ class Ledger:
     def add_found(self, root: str, scan: Scan) -> None:
         """Note a scan of a source; the same files found twice, in sources that overlap, are one."""
         line = f"{scan.name}\0{scan.shown}".encode("utf-8", "surrogatepass")
-        content = pickle.dumps(scan)  # for this process alone: SQLite's temporary tables have no name in any folder
         self._db.execute(
             "INSERT OR IGNORE INTO found (key, root, line, scan) VALUES (?, ?, ?, ?)",
-            (self.key_of(scan), root, line, content),
+            (self.key_of(scan), root, line, scan_to_text(scan)),
         )
 
     def found(self) -> Iterator[tuple[str, str, Scan]]:
@@ -121,7 +120,7 @@ class Ledger:
         query = "SELECT line, key, root, scan FROM found WHERE (line, key) > (?, ?) ORDER BY line, key LIMIT ?"
         while rows := self._db.execute(query, (*last, _AT_A_TIME)).fetchall():
             for _, key, root, content in rows:
-                yield key, root, pickle.loads(content)
+                yield key, root, scan_from_text(content)
             last = rows[-1][:2]
 
     def count_found(self) -> int:
@@ -173,7 +172,7 @@ class Ledger:
         )
         while rows := self._db.execute(query, (last, _AT_A_TIME)).fetchall():
             for _, key, content, body in rows:
-                yield key, pickle.loads(content), from_text(body)
+                yield key, scan_from_text(content), from_text(body)
             last = rows[-1][0]
 
     def count_tasks(self) -> int:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nnssl.ingest.names import shown
 from nnssl.ingest.scan import Part, Scan, refused
@@ -16,6 +17,9 @@ _NUMBER = re.compile(r"(.*?)(\d+)$")
 _STACK = 3  # fewer numbered pictures in a folder are pictures, no stack
 _DEEPLESION_OFFSET = -32768.0  # Yan et al. 2018, DeepLesion's README: HU = PNG value - 32768
 _SPACING = ("spacing_mm", "spacing", "spacing_mm_px_")
+
+
+_Item = tuple[Path, str, int]  # file, what stands before its number, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ class StackFinder:
     def __init__(self, root: Path) -> None:
         self.root, self.rest = root, 0
         self._tables: dict[str, Row] = {}
-        self._files: Spool[tuple[Path, str, int]] = Spool()
+        self._files: Spool[_Item] = Spool(lambda item: [str(item[0]), *item[1:]], _item)
 
     def add(self, file: Path) -> None:
         """A PNG anywhere below the root."""
@@ -103,6 +107,11 @@ class StackFinder:
             if len(runs) > 1:
                 name += f"_{run[0]}-{run[-1]}"
             yield _scan([slices[number] for number in run], row, name, shown(folder, self.root), len(runs))
+
+
+def _item(plain: Any) -> _Item:
+    file, prefix, number = plain
+    return Path(file), prefix, number
 
 
 def _scan(files: list[Path], row: Row | None, name: str, place: str, runs: int) -> Scan:

@@ -36,11 +36,6 @@ ALLOWED = {  # (file, what): why it does no harm
     ("nnssl/archive.py", "zipfile"): "checks checksums and sizes; unpacks nothing",
     ("nnssl/export/provenance.py", "importlib"): "importlib.metadata: versions of what is installed",
     ("nnssl/testing_source.py", "importlib"): "importlib.metadata: which distribution a module is of",
-    (
-        "nnssl/ingest/ledger.py",
-        "pickle",
-    ): "of this very process, in SQLite's temporary tables, which have no name",
-    ("nnssl/ingest/spool.py", "pickle"): "the same; nobody else can put anything there",
     ("nnssl/data/sidecar.py", "zipfile"): "the name of the error for a damaged .npz",
     ("nnssl/evaluate/compare/job.py", "zipfile"): "asks whether a file is whole; unpacks nothing",
     ("nnssl/evaluate/commands.py", "subprocess"): "our own and nnU-Net's commands, as lists of words, without a shell",

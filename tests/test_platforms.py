@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import importlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ from nnssl.data.store import read_box, write_array
 from nnssl.engine import checkpoint, distributed, signals
 from nnssl.engine.checkpoint import LATEST, PREVIOUS, load_state, save_state
 from nnssl.errors import DeviceError
+from nnssl.ingest import apart
 from nnssl.method import Needs
 from nnssl.views.spec import Geometry, Source, ViewGroup, ViewSpec
 from tests.engine.workspace import DATASET, make_workspace
@@ -110,6 +112,7 @@ def test_ingest_copies_where_there_are_no_links_and_says_so(
         raise OSError(errno.EPERM, "links need a right")
 
     monkeypatch.setattr(os, "symlink", refused)
+    monkeypatch.setattr(apart, "_context", lambda: multiprocessing.get_context("fork"))  # copies of this process
     assert ingest([*words, "-d", "746", "--workspace", str(tmp_path / "copies")]) == 0
     assert "(0 as links)" in capsys.readouterr().out
     copies = sorted((tmp_path / "copies").rglob("*.nii.gz"))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nnssl.errors import DataError
 from nnssl.ingest import cohort
+from nnssl.ingest.apart import Apart
 from nnssl.ingest.channels import put_together
 from nnssl.ingest.dataset import description, write_description, write_table
 from nnssl.ingest.elsewhere import note_leakage
@@ -23,7 +24,7 @@ from nnssl.ingest.records import Records
 from nnssl.ingest.report import write_report
 from nnssl.ingest.take import Taker, Task
 from nnssl.ingest.tasks import Wishes, promise
-from nnssl.ingest.write import remove_case
+from nnssl.ingest.write import has_case, remove_case
 from nnssl.planning.pool import for_each_case
 
 IMAGES = "imagesTr"
@@ -45,7 +46,7 @@ class Request:
         dry_run: write nothing but a report that was asked for.
         hide_names: no name of a file or folder is written anywhere.
         report: folder of the report; None: in the data set, or nowhere in a dry run.
-        workers: threads.
+        workers: scans read at a time, each in a process of its own.
     """
 
     sources: Sequence[Path]
@@ -130,9 +131,13 @@ def ingest(request: Request, say: Say) -> Outcome:
         ledger.commit()  # names are promised before files take them, so that a killed run is continued
         pictures.mkdir(parents=True, exist_ok=True)
         taker = Taker(images=images, pictures=pictures, accepted=request.accepted, copy=_copies(request))
-        for task, result in for_each_case(taker.take, tasks, workers=request.workers, title="reading"):
-            ledger.put(task.key, _result(task, result))
-            ledger.commit_sometimes()
+        with Apart(taker) as apart:
+            for task, result in for_each_case(apart.take, tasks, workers=request.workers, title="reading"):
+                record = _result(task, result)
+                if images is not None and record.status == "refused" and has_case(images, record.case, 1):
+                    remove_case(images, record.case)  # of a scan that was taken before it changed, or begun
+                ledger.put(task.key, record)
+                ledger.commit_sometimes()
         channels = _judge(request, ledger, images)
         outcome = Outcome(
             ledger=ledger.file,

@@ -32,6 +32,7 @@ REASONS = {
         Reason("outside_source", "a list names a file outside its own folder"),
         Reason("bad_list", "a list of scans that cannot be understood"),
         Reason("unreadable", "no reader can open it"),
+        Reason("reader_crashed", "its reader died while it read it", "it is read once more"),
         Reason("truncated", "the file ends early"),
         Reason("damaged", "the header or a checksum is wrong"),
         Reason("single_slice", "one slice, not a volume"),

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nnssl.ingest import apart
 from nnssl.ingest.run import Outcome, Request, ingest
 
 Ingest = Callable[..., Outcome]
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that read scans are copies of this one, with what a test has replaced in it."""
+    monkeypatch.setattr(apart, "_context", lambda: multiprocessing.get_context("fork"))
 
 
 @pytest.fixture

@@ -354,7 +354,7 @@ def nobody():
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs root, to become nobody")
-def test_what_may_not_be_opened_is_refused_and_the_rest_taken(nobody, run):
+def test_what_may_not_be_opened_is_refused_and_the_rest_taken(nobody, forked, run):
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
         run(write_nifti(top / "first.nii.gz", texture(49)))

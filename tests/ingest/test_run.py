@@ -14,7 +14,7 @@ import pytest
 
 from nnssl.errors import DataError
 from nnssl.ingest import take
-from nnssl.ingest.ledger import open_ledger
+from nnssl.ingest.ledger import Ledger, open_ledger
 from nnssl.ingest.run import check_sources
 from tests.ingest.scans import NAME, NUMBER, texture, write, write_nifti, write_series
 from tests.tiny import make_raw_dataset
@@ -23,22 +23,27 @@ SECRETS = (b"mustermann", b"erika", NUMBER.lower().encode(), b"19641231", b"klin
 
 
 @pytest.fixture
-def counted(monkeypatch):
-    """How many channels were read."""
-    reads = []
-    read = take.read_part
-    monkeypatch.setattr(take, "read_part", lambda part, accepted: (reads.append(part), read(part, accepted))[1])
-    return reads
+def counted(forked, monkeypatch, tmp_path):
+    """How many channels were read, by whatever process."""
+    reads, read = tmp_path / "reads", take.read_part
+
+    def counts(part, accepted):
+        with reads.open("ab") as file:
+            file.write(b".")
+        return read(part, accepted)
+
+    monkeypatch.setattr(take, "read_part", counts)
+    return lambda: reads.stat().st_size
 
 
 def test_a_second_run_reads_only_what_is_new(source, dataset, run, counted):
     for seed in range(3):
         write(source / f"a{seed}.nii.gz", texture(seed))
     write(source / "one.nii.gz", texture(5, (1, 12, 14)))
-    assert len(run().taken) == 3 and len(counted) == 4
+    assert len(run().taken) == 3 and counted() == 4
     before = {path.name: path.lstat().st_mtime_ns for path in (dataset / "imagesTr").iterdir()}
     again = run()
-    assert (again.new, again.kept) == (0, 4) and len(counted) == 4 and len(again.refused) == 1
+    assert (again.new, again.kept) == (0, 4) and counted() == 4 and len(again.refused) == 1
     write(source / "b.nii.gz", texture(7))
     write(source / "a0.nii.gz", texture(8))  # changed
     outcome = run()
@@ -51,18 +56,18 @@ def test_a_second_run_reads_only_what_is_new(source, dataset, run, counted):
 def test_a_run_that_was_killed_is_continued_under_the_same_names(source, dataset, run, monkeypatch):
     for seed in range(4):
         write(source / f"a{seed}.nii.gz", texture(seed))
-    original, calls = take.read_part, []
+    original, calls = Ledger.put, []
 
-    def dies(part, accepted):
-        calls.append(part)
+    def dies(self, key, record):
+        calls.append(key)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(part, accepted)
+        original(self, key, record)
 
-    monkeypatch.setattr(take, "read_part", dies)
+    monkeypatch.setattr(Ledger, "put", dies)
     with pytest.raises(KeyboardInterrupt):
         run()
-    monkeypatch.setattr(take, "read_part", original)
+    monkeypatch.setattr(Ledger, "put", original)
     assert sorted(record.case for record in run().taken) == ["a0", "a1", "a2", "a3"]
     assert len(list((dataset / "imagesTr").iterdir())) == 4
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnssl.evaluate.probe.heads import LinearHead, NonLinearHead, enlarged, probe_loss
 from nnssl.evaluate.probe import heads as probe_heads
+from nnssl.evaluate.probe.heads import LinearHead, NonLinearHead, enlarged, probe_loss
 
 CHANNELS = (2, 3, 4)
 STRIDES = ((1, 1, 1), (1, 2, 2), (2, 4, 2))

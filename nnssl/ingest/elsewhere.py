@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from nnssl.errors import DataError
@@ -39,12 +40,9 @@ def _contents(folder: Path, ledger: Ledger) -> Iterator[tuple[str, str]]:
     """(hash, case) of what another data set holds."""
     file = folder / FOLDER / FILE
     if file.is_file():
-        try:
+        with suppress(sqlite3.DatabaseError):  # damaged, or another ingest is writing it: its images are looked at
             for record in Records(file, status="taken"):
                 yield from ((content, record.case) for content in record.content.split(","))
-        except sqlite3.DatabaseError:
-            pass  # damaged, or another ingest is writing it: its images are looked at
-        else:
             return
     for image in sorted(folder.glob("images*/*.nii.gz")):
         if ledger.has_shape(_shape(image)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -61,15 +62,13 @@ class _Inside:
 
     def add(self, entry: os.DirEntry[str]) -> None:
         """Take in one entry of the folder."""
-        try:
+        with suppress(OSError):  # a link to itself
             if entry.is_dir():
                 self.folders.append(entry.name)
                 return
             if entry.is_file():
                 self.files.append(entry.name)
                 return
-        except OSError:  # a link to itself
-            pass
         self.special += 1
 
 

@@ -94,7 +94,7 @@ def edit_json(file: Path, edit: Edit) -> None:
     [
         (108, struct.pack("<f", float("nan")), "vox_offset is no number"),
         (80, struct.pack("<f", float("nan")), "voxel size of 0 or NaN"),
-        (80, struct.pack("<3f", 1e-9, 1e-9, 1e-9), "a volume is needed. Correct its voxel size"),
+        (80, struct.pack("<3f", 1e-9, 1e-9, 1e-9), "Correct its header"),  # it differs from the sform
         (42, struct.pack("<3h", 32000, 32000, 32000), "more than memory holds"),
         (70, struct.pack("<h", 999), "is damaged"),
     ],
@@ -161,7 +161,7 @@ def test_names_of_all_kinds_are_kept_apart(raw: Path, said: Said) -> None:
     (images / "dangling_0000.nii.gz").symlink_to(images / "nowhere.nii.gz")
     (images / "folder_0000.nii.gz").mkdir()
     shutil.copy(images / "case_01_0000.nii.gz", images / "case_01_raw_0000.nii.gz")
-    words = said.planning(raw.parents[1])
+    words = said.planning(raw.parents[1], "--accept", "duplicate")
     assert "3 cases cannot be used" in words
     assert "called as the raw values of case case_01" in words
     folder = raw.parents[1] / "nnUNet_preprocessed" / SCANS / "nnsslPlans_3d_fullres"

@@ -13,6 +13,8 @@ from nnssl.data.index import read_index
 from tests.engine.workspace import FOLDER, environment, losses, make_workspace, pretrain
 from tests.fake_slurm import TEMPLATES, FakeSlurm
 
+pytestmark = pytest.mark.pipeline  # whole commands in processes of their own
+
 TINY = ("701", "3d_fullres", "-tr", "TinyTrainer", "-device", "cpu")
 _STUB = """#!/bin/bash
 echo "$RANK of $WORLD_SIZE, $LOCAL_RANK of $LOCAL_WORLD_SIZE here, at $MASTER_ADDR:$MASTER_PORT: $*" >> {calls}

@@ -14,6 +14,8 @@ from tests.faults.boundaries import Fault
 from tests.faults.checks_files import Preprocessing, Scene, check_strike, operations, publishing, saving
 from tests.faults.world import spread
 
+pytestmark = pytest.mark.pipeline  # whole commands in processes of their own
+
 Kind = Literal["kill", "full"]
 KINDS: tuple[Kind, ...] = ("kill", "full")
 NO_LINKS = ("hard links",)

@@ -9,6 +9,8 @@ import pytest
 from tests.faults import checks_runs as checks
 from tests.faults.world import spread
 
+pytestmark = pytest.mark.pipeline  # whole commands in processes of their own
+
 
 @pytest.mark.pipeline
 @pytest.mark.parametrize("kind", ["kill", "full"])

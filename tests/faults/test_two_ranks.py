@@ -16,7 +16,7 @@ from tests.engine.processes import lines_written, wait_for
 from tests.engine.workspace import command, environment
 from tests.faults import checks_runs as checks
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+pytestmark = [pytest.mark.pipeline, pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")]
 
 
 @pytest.mark.pipeline

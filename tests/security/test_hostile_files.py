@@ -22,6 +22,8 @@ from tests.export.weights import write_weights
 from tests.security.hostile import bombs, readers
 from tests.tiny import tiny_plans
 
+pytestmark = pytest.mark.pipeline  # whole commands in processes of their own
+
 KINDS = tuple(bombs(Path()))
 COMMANDS = tuple(readers(Path(), Path()))
 

@@ -15,6 +15,8 @@ from nnssl.engine.checkpoint import LATEST, PREVIOUS
 from tests.engine.processes import lines_written, run, start, wait_for
 from tests.engine.workspace import FOLDER, losses
 
+pytestmark = pytest.mark.pipeline  # whole runs in processes of their own
+
 LENGTH = ("--set", "epochs=3", "steps_per_epoch=4")
 
 

@@ -10,8 +10,7 @@ shipped" is the recipe itself with fewer steps in its 300 epochs (--steps 300 or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 from learning import Row, run, run_rows
 
@@ -24,20 +23,7 @@ SHORT = {
 }
 PUBLISHED = {"head_norm": "hidden", "pooling": "mean"}
 TRAINER = "DeSDTrainer"
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-
-
-def short(
-    method: Mapping[str, Any] | None = None, *, batch_size: int = 16, lr: float = 2e-3, residual: bool = False
-) -> Row:
-    """What a short run changes, and what the row does."""
-    return Row(
-        trainer=TRAINER,
-        method={**SHORT, **(method or {})},
-        recipe={"batch_size": batch_size},
-        optimizer={"lr": lr, "min_lr": lr / 100},
-        residual=residual,
-    )
+X = partial(Row.short, TRAINER, SHORT, batch_size=16, lr=2e-3)
 
 
 def shipped(*, residual: bool = False, **changes: float) -> Row:

@@ -10,8 +10,7 @@ half a minute a row of 80 steps on one free thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -33,16 +32,7 @@ POOLINGS = ("mean", "mean_max", "mean_std")
 NORMS = ("none", "hidden", "ends", "everywhere")
 
 
-def short(method: Mapping[str, Any] | None = None, *, lr: float = 2e-3, residual: bool = False) -> Row:
-    """What a short run changes, and what the row does."""
-    return Row(
-        trainer=TRAINER,
-        method={**SHORT, **(method or {})},
-        recipe={"batch_size": 16},
-        optimizer={"lr": lr, "min_lr": lr / 100},
-        residual=residual,
-    )
-
+short = partial(Row.short, TRAINER, SHORT, batch_size=16, lr=2e-3)
 
 ROWS = {
     **{f"{kind}, {norm}": short({"pooling": kind, "head_norm": norm}) for norm in NORMS for kind in POOLINGS},

@@ -67,6 +67,26 @@ class Row:
     residual: bool = False
     shipped: bool = False
 
+    @classmethod
+    def short(
+        cls,
+        trainer: str,
+        base: Mapping[str, Any],
+        method: Mapping[str, Any] | None = None,
+        *,
+        batch_size: int,
+        lr: float,
+        residual: bool = False,
+    ) -> Row:
+        """`base`, what every short run of a table changes of the method, and over it what this row does."""
+        return cls(
+            trainer=trainer,
+            method={**base, **(method or {})},
+            recipe={"batch_size": batch_size},
+            optimizer={"lr": lr, "min_lr": lr / 100},
+            residual=residual,
+        )
+
     def of_length(self, steps: int, seed: int) -> Recipe:
         """The trainer's recipe for a run of `steps`."""
         recipe: Recipe = find_trainer(self.trainer).recipe

@@ -8,8 +8,7 @@ recipe with smaller crops and fewer voxels. About two minutes a row of 150 steps
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 from learning import Row, run, run_rows
 
@@ -18,18 +17,7 @@ TRAINER = "Vox2VecTrainer"
 SHORT = {"voxels": 512, "view_voxels": 24 * 32 * 32}
 
 
-def short(
-    method: Mapping[str, Any] | None = None, *, batch_size: int = 4, lr: float = 1e-3, residual: bool = False
-) -> Row:
-    """What a short run changes, and what the row does."""
-    return Row(
-        trainer=TRAINER,
-        method={**SHORT, **(method or {})},
-        recipe={"batch_size": batch_size},
-        optimizer={"lr": lr, "min_lr": lr / 100},
-        residual=residual,
-    )
-
+short = partial(Row.short, TRAINER, SHORT, batch_size=4, lr=1e-3)
 
 ROWS = {
     "short": short(),

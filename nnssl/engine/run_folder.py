@@ -144,7 +144,7 @@ class RunFolder:
         except PermissionError:  # Windows lets nobody read what is locked, and there the lock is real
             return
         if found != self._held_as:
-            who = found.partition(", token ")[0] or "somebody who deleted its lock file"
+            who = found.partition(", token ")[0] or "somebody who emptied or deleted its lock file"
             raise StateError(
                 f"{self.path} was taken over by {who} while this process was training there. This one stops without "
                 f"saving; what the other saves stays. Let one process train in a folder; start others with --name."

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from nnssl.atomic import whole_file
 from nnssl.engine.checkpoint import LATEST
 from tests.engine.processes import lines_written, start, wait_for
 from tests.engine.test_resume import LENGTH, assert_same, state_of
@@ -243,7 +244,8 @@ def check_taken_over(root: Path, without: Guards = ()) -> None:
     process = start(root, "--name", name, "--set", "epochs=2000", before=partial(prepared, None, tuple(without)))
     try:
         wait_for(lambda: lines_written(root, name) >= 2)
-        (run_folder(root, name) / ".lock").write_text("process 1 on another machine, token 00")
+        with whole_file(run_folder(root, name) / ".lock") as theirs:
+            theirs.write_text("process 1 on another machine, token 00")
         process.join(20)
         words = " ".join((root / "log.txt").read_text().split())
         assert process.exitcode == 1 and "was taken over by process 1 on another machine" in words, words

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from nnssl.cli.plan_and_preprocess import main
+from nnssl.data.index import read_index
 from nnssl.ingest import apart
 from nnssl.ingest.run import Outcome, Request, ingest
 
@@ -43,5 +45,19 @@ def run(source: Path, dataset: Path) -> Ingest:
         options["accepted"] = frozenset(options.get("accepted", ()))
         request = Request(sources=sources or (source,), folder=dataset, workers=1, **options)
         return ingest(request, lambda sentence: None)
+
+    return go
+
+
+@pytest.fixture
+def preprocessed_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[str]]:
+    """Plan and preprocess a data set 745 that was ingested into a folder; the cases that then can be trained on."""
+
+    def go(folder: Path) -> list[str]:
+        monkeypatch.setenv("nnUNet_raw", str(folder.parent))
+        monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+        monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+        assert main(["-d", "745", "-np", "1"]) == 0
+        return sorted(read_index(tmp_path / "preprocessed" / folder.name / "nnsslPlans_3d_fullres").entries)
 
     return go

@@ -303,17 +303,9 @@ def test_names_that_ascii_lacks_stay_apart(ingested):
 
 
 @pytest.mark.pipeline
-def test_what_is_taken_goes_through_planning_and_preprocessing(ingested, tmp_path, monkeypatch):
-    from nnssl.cli.plan_and_preprocess import main
-    from nnssl.data.index import read_index
-
+def test_what_is_taken_goes_through_planning_and_preprocessing(ingested, preprocessed_cases):
     _, folder, outcome = ingested
-    monkeypatch.setenv("nnUNet_raw", str(folder.parent))
-    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    assert main(["-d", "745", "-np", "1"]) == 0
-    index = read_index(tmp_path / "preprocessed" / folder.name / "nnsslPlans_3d_fullres")
-    assert sorted(index.entries) == sorted(record.case for record in outcome.taken)
+    assert preprocessed_cases(folder) == sorted(record.case for record in outcome.taken)
 
 
 def test_dicom_slopes_that_vary_and_objects_that_repeat(source, dataset, run):

@@ -129,14 +129,6 @@ def test_the_series_is_what_pydicom_reads(shared_data, tmp_path):
     np.testing.assert_allclose(ours.header.get_zooms()[:2], slices[0].PixelSpacing[::-1], rtol=1e-5)
 
 
-def test_what_is_taken_goes_through_planning_and_preprocessing(ingested, tmp_path, monkeypatch):
-    from nnssl.cli.plan_and_preprocess import main
-    from nnssl.data.index import read_index
-
+def test_what_is_taken_goes_through_planning_and_preprocessing(ingested, preprocessed_cases):
     _, folder, outcome = ingested
-    monkeypatch.setenv("nnUNet_raw", str(folder.parent))
-    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    assert main(["-d", "745", "-np", "1"]) == 0
-    index = read_index(tmp_path / "preprocessed" / folder.name / "nnsslPlans_3d_fullres")
-    assert sorted(index.entries) == sorted(record.case for record in outcome.taken)
+    assert preprocessed_cases(folder) == sorted(record.case for record in outcome.taken)

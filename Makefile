@@ -18,7 +18,7 @@ demo: $(INSTALLED)          ## the whole road on generated scans, offline, under
 test: $(INSTALLED)          ## everything but learning and soak tests
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-fast: $(INSTALLED)     ## no stock trainings, no whole commands: under 3 minutes
+test-fast: $(INSTALLED)     ## no stock trainings, no whole commands, one rank: under 3 minutes
 	$(PYTEST) -m "$(FAST)" $(ARGS)
 
 test-slow: $(INSTALLED)     ## learning and soak tests

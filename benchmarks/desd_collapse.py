@@ -23,7 +23,9 @@ SHORT = {
 }
 PUBLISHED = {"head_norm": "hidden", "pooling": "mean"}
 TRAINER = "DeSDTrainer"
-X = partial(Row.short, TRAINER, SHORT, batch_size=16, lr=2e-3)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+
+short = partial(Row.short, TRAINER, SHORT, batch_size=16, lr=2e-3)
 
 
 def shipped(*, residual: bool = False, **changes: float) -> Row:

@@ -3,7 +3,7 @@
 - every `nnssl_*` line, fenced or indented: parsed by the command's own parser; `--set` keys and trainers resolved;
 - every `nnUNetv2_*` line: its flags are looked up in that command's -h (pipeline);
 - `make X`: the target is in the Makefile;
-- Python and JSON blocks: executed, parsed;
+- Python and JSON blocks: executed, parsed (pipeline where a block trains);
 - the README's quick start: its `nnssl_*` lines run for real, in order, by bash, in a tiny workspace (pipeline). Only
   the pretraining is cut short, by recipe keys put behind its line; `tests/stock` runs the nnU-Net lines.
 """
@@ -29,6 +29,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^(?: {4}\S.*\n)+", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 SHORT = "--set epochs=1 steps_per_epoch=2 batch_size=2 -device cpu"
+TRAINING = ("features", "write-a-plugin")
 PAGES = sorted(
     path
     for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")]
@@ -92,7 +93,11 @@ def test_flags_of_nnunet_commands_exist(command: str) -> None:
             assert flags <= known, (page, line)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.pipeline] if page.stem in TRAINING else []) for page in PAGES],
+    ids=lambda page: page.relative_to(ROOT).as_posix(),
+)
 def test_python_blocks_run_and_json_blocks_parse(page: Path, tmp_path: Path) -> None:
     for language, text in blocks(page):
         if language == "json":

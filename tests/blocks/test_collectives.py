@@ -56,6 +56,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object
     return [torch.load(folder / f"{index}.pt") for index in range(2)]
 
 
+@pytest.mark.pipeline
 def test_two_ranks_have_the_loss_and_gradients_of_one(two_ranks: list[dict[str, object]]) -> None:
     x, weight = data()
     x.requires_grad_()

@@ -12,6 +12,8 @@ from tests.engine.processes import run, run_ranks
 from tests.engine.test_resume import state_of, tensors
 from tests.engine.workspace import losses
 
+pytestmark = pytest.mark.pipeline
+
 # A small learning rate: Adam divides by the gradient's own size, so that parameters whose gradient is zero but for
 # rounding (biases in front of a normalisation) move by up to lr * rounding / eps, in another direction in every run.
 EXACT = ("--set", "precision=fp64", "method.dropout=0", "optimizer.lr=1e-3")
@@ -62,7 +64,6 @@ def test_ranks_refuse_a_batch_they_cannot_share(workspace: Path) -> None:
     assert "batch_size (3) must be divisible by ranks x accumulate (2 x 1 = 2)" in (workspace / "log.0.txt").read_text()
 
 
-@pytest.mark.pipeline
 def test_num_gpus_spawns_ranks_on_the_cpu(workspace: Path, alone: str) -> None:
     from tests.engine.workspace import pretrain
 

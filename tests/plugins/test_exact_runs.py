@@ -120,6 +120,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.pipeline
 @pytest.mark.parametrize("name", list(CASES))
 def test_two_ranks_equal_one(two_ranks: Path, name: str) -> None:
     alone = run(CASES[name], "sgd")

@@ -33,6 +33,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return files
 
 
+@pytest.mark.pipeline
 def test_files_are_of_known_kinds_only(written: list[Path]) -> None:
     assert {path.suffix for path in written} <= {".pth", ".safetensors", ".b2nd", ".npz", ".png", *TEXT}
     for path in written:
@@ -41,6 +42,7 @@ def test_files_are_of_known_kinds_only(written: list[Path]) -> None:
     assert not [path for path in written if path.read_bytes()[:1] == b"\x80"]  # a bare pickle begins like this
 
 
+@pytest.mark.pipeline
 def test_torch_files_load_with_weights_only_and_hold_tensors_and_plain_values(written: list[Path]) -> None:
     files = [path for path in written if path.suffix == ".pth"]
     assert {path.name for path in files} >= {"checkpoint_final.pth", "pretrained_latest.pth", LATEST}
@@ -50,6 +52,7 @@ def test_torch_files_load_with_weights_only_and_hold_tensors_and_plain_values(wr
         assert torch.Tensor in kinds and kinds <= {torch.Tensor, *PLAIN}, path
 
 
+@pytest.mark.pipeline
 def test_their_pickles_name_nothing_but_what_makes_tensors(written: list[Path]) -> None:
     for path in written:
         if path.suffix == ".pth":

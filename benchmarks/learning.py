@@ -1,6 +1,7 @@
 """Does a method learn in minutes? Short runs of trainers on real scans: losses, entropy, frozen probe, correspondence.
 
     python benchmarks/learning.py ../shared/data/Task04_Hippocampus [--rows AliceTrainer] [--steps 300] [--seeds 0 1 2]
+        [--set KEY=VALUE ..]
 
 A row is a trainer with a short run's changes of its default recipe (`ROWS`). Every run is judged against the same
 network before its first step: Dice of a linear layer on frozen maps, fitted on 5 labelled cases and tested on 35; and,
@@ -36,7 +37,7 @@ from nnssl.engine.feed import Feed
 from nnssl.engine.health_metrics import correspondence_error_mm, watch_scalars
 from nnssl.engine.optim import Schedule
 from nnssl.engine.probe_set import ProbeSet, held_out_probe
-from nnssl.engine.recipe import Recipe
+from nnssl.engine.recipe import Recipe, assignments, resolve
 from nnssl.engine.step import StepRunner
 from nnssl.evaluate.statistics import bootstrap_interval
 from nnssl.method import Method
@@ -58,6 +59,7 @@ class Row:
         optimizer: keys of the optimizer.
         residual: a residual encoder, as in nnU-Net's ResEnc plans.
         shipped: all epochs of the trainer's own recipe, with fewer steps each, in place of ten with one of warm-up.
+        asked: further dotted keys, as with `--set`.
     """
 
     trainer: str
@@ -66,6 +68,7 @@ class Row:
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     residual: bool = False
     shipped: bool = False
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def short(
@@ -89,19 +92,13 @@ class Row:
 
     def of_length(self, steps: int, seed: int) -> Recipe:
         """The trainer's recipe for a run of `steps`."""
-        recipe: Recipe = find_trainer(self.trainer).recipe
-        short = {} if self.shipped else {"epochs": EPOCHS}
-        optimizer = self.optimizer if self.shipped else {"warmup_epochs": 1, **self.optimizer}
-        return replace(
-            recipe,
-            **short,
-            steps_per_epoch=max(1, steps // short.get("epochs", recipe.epochs)),
-            seed=seed,
-            precision="fp32",
-            optimizer=replace(recipe.optimizer, **optimizer),
-            method=replace(recipe.method, **self.method),
-            **self.recipe,
-        )
+        trainer = find_trainer(self.trainer)
+        short = {} if self.shipped else {"epochs": EPOCHS, "optimizer.warmup_epochs": 1}
+        epochs = short.get("epochs", trainer.recipe.epochs)
+        fixed = {"steps_per_epoch": max(1, steps // epochs), "seed": seed, "precision": "fp32"}
+        changes = {"method": self.method, "optimizer": self.optimizer}
+        named = {f"{part}.{key}": value for part, values in changes.items() for key, value in values.items()}
+        return resolve(trainer, overrides={**short, **fixed, **named, **self.recipe, **self.asked})
 
 
 SHORT = {"frozen_epochs": 0}  # an epoch of them is a tenth of the run
@@ -238,6 +235,7 @@ def run_rows(
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows), metavar="ROW")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe keys of all rows")
     arguments = parser.parse_args()
     if not arguments.source.is_dir():
         sys.exit(f"No scans at {arguments.source}; give the folder of MSD Task04_Hippocampus with a splits.json.")
@@ -251,9 +249,13 @@ def run_rows(
         )
         for name in arguments.rows:
             for seed in arguments.seeds:
-                found = run(rows[name], world, steps=arguments.steps, seed=seed)
+                row = replace(rows[name], asked=assignments(arguments.set))
+                found = run(row, world, steps=arguments.steps, seed=seed)
                 print(line(name, seed, found), flush=True)
-                print(json.dumps({"row": name, "steps": arguments.steps, "seed": seed} | found), file=sys.stderr)
+                print(
+                    json.dumps({"row": name, "set": arguments.set, "steps": arguments.steps, "seed": seed} | found),
+                    file=sys.stderr,
+                )
 
 
 def line(name: str, seed: int, found: Mapping[str, float]) -> str:

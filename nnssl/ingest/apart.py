@@ -1,8 +1,8 @@
-"""Scans are taken in in processes of their own: a reader that dies takes one scan with it, not the ingest.
+"""Scans are taken in in processes of their own: a reader that dies or hangs takes one scan with it, not the ingest.
 
-The readers of images are other people's C++, and a damaged file may end the process that reads it. So each thread
-that takes scans in has a process beside it, which answers one scan at a time; when it dies the scan is refused, and
-the next one gets a fresh process. What goes between the two is JSON.
+The readers of images are other people's C++, and a damaged file may end the process that reads it, or stop it for ever.
+So each thread that takes scans in has a process beside it, which answers one scan at a time; when it dies, or is out of
+time, the scan is refused, and the next one gets a fresh process. What goes between the two is JSON.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from nnssl.errors import DataError
 from nnssl.ingest.record import Record
 from nnssl.ingest.scan_text import scan_from_plain, scan_to_plain, to_text
 from nnssl.ingest.take import Taker, Task
+from nnssl.planning.suspects import SECONDS, ended
 
 _PRELOAD = ["nnssl.ingest.take", "SimpleITK", "nibabel", "pydicom", "PIL.Image"]
 _END = b""  # in place of a scan
@@ -64,7 +65,7 @@ class Apart:
             child.end()
 
     def take(self, task: Task) -> Record:
-        """Read, judge and write one scan; refused as `reader_crashed` where that ends the process.
+        """Read, judge and write one scan; refused as `reader_crashed` or `reader_hung` where that gives no answer.
 
         Raises:
             DataError, MemoryError: as raised in the process.
@@ -72,29 +73,34 @@ class Apart:
         """
         with self._lock:  # one process at a time is started: what they inherit and their ends must not mix
             child = self._idle.pop() if self._idle else _Child(self._context, self._taker)
+        patience = None if "reader_hung" in self._taker.accepted else SECONDS
         try:
-            answer = child.ask(task)
+            answer = child.ask(task, patience)
+        except TimeoutError:
+            with self._lock:
+                child.kill()
+            return _lost(task, "reader_hung", f"its reader gave no answer within {patience:g} s")
         except _GONE:
             with self._lock:
                 code = child.end()
-            sentence = f"{_died(code)}; the other scans were read. {_ADVICE}"
-            return replace(task.record, status="refused", reason="reader_crashed", sentence=sentence)
+            return _lost(task, "reader_crashed", f"its reader {ended(code)}")
         with self._lock:
             self._idle.append(child)
         return _record(answer)
 
 
-_ADVICE = (
-    "Convert it with another program and give that file; or have it read once more, after an update or with more "
-    "memory (-np 1), with --accept reader_crashed"
-)
+_ADVICE = {
+    "reader_crashed": "have it read once more, after an update or with more memory (-np 1)",
+    "reader_hung": "have it waited for without end",
+}
 
 
-def _died(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"its reader ended the process, with exit code {code}"
-    names = {each.value: each.name for each in signal.Signals}
-    return f"its reader died of signal {-code} ({names.get(-code, 'unknown')})"
+def _lost(task: Task, reason: str, what: str) -> Record:
+    sentence = (
+        f"{what}; the other scans were read. Convert it with another program and give that file; or "
+        f"{_ADVICE[reason]}, with --accept {reason}"
+    )
+    return replace(task.record, status="refused", reason=reason, sentence=sentence)
 
 
 class _Child:
@@ -113,10 +119,12 @@ class _Child:
                 f'itself must do so below `if __name__ == "__main__":`.'
             ) from error
 
-    def ask(self, task: Task) -> dict[str, Any]:
-        """What became of a scan; raises one of `_GONE` when the process dies of it."""
+    def ask(self, task: Task, seconds: float | None) -> dict[str, Any]:
+        """What became of a scan; raises one of `_GONE` when the process dies of it, TimeoutError when time is up."""
         question = {"key": task.key, "scan": scan_to_plain(task.scan), "record": vars(task.record)}
         self._pipe.send_bytes(to_text(question).encode())
+        if not self._pipe.poll(seconds):
+            raise TimeoutError
         answer: dict[str, Any] = json.loads(self._pipe.recv_bytes())
         return answer
 
@@ -127,10 +135,15 @@ class _Child:
         self._pipe.close()
         self._process.join(_END_SECONDS)
         if self._process.exitcode is None:
-            self._process.kill()
-            self._process.join()
+            self.kill()
         code: int | None = self._process.exitcode
         return code
+
+    def kill(self) -> None:
+        """End the process whatever it does."""
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
 
 
 def _record(answer: dict[str, Any]) -> Record:

@@ -16,6 +16,7 @@ from nnssl.planning.cases import RawDataset, RawFiles
 from nnssl.planning.grid import CasePlan
 from nnssl.planning.pool import for_each_case
 from nnssl.planning.requirements import Required
+from nnssl.planning.suspects import watched
 from nnssl.planning.write_case import CaseWriter
 
 # The index is written again after every case, but never for more than this share of the time
@@ -83,7 +84,7 @@ def preprocess_folder(
     made = []
     try:
         results = for_each_case(
-            lambda case: writer.write(case, previous.get(case.case_id)),
+            watched(lambda case: writer.write(case, previous.get(case.case_id)), folder.parent, plan.reader),
             left,
             workers=workers,
             title=f"preprocessing {folder.name}",

@@ -33,6 +33,7 @@ REASONS = {
         Reason("bad_list", "a list of scans that cannot be understood"),
         Reason("unreadable", "no reader can open it"),
         Reason("reader_crashed", "its reader died while it read it", "it is read once more"),
+        Reason("reader_hung", "its reader gave no answer in a quarter of an hour", "it is waited for without end"),
         Reason("truncated", "the file ends early"),
         Reason("damaged", "the header or a checksum is wrong"),
         Reason("single_slice", "one slice, not a volume"),

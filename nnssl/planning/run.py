@@ -18,6 +18,7 @@ from nnssl.planning.fingerprint import CaseStatistics, case_statistics, fingerpr
 from nnssl.planning.planner import Plans, load_plans, planned, plans_path, taken_over
 from nnssl.planning.pool import for_each_case
 from nnssl.planning.reading import source_stamp
+from nnssl.planning.suspects import watched
 from nnssl.planning.wish import PlanWish, wished
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
@@ -111,7 +112,7 @@ def write_fingerprint(
     statistics: list[CaseStatistics] = []
     bad = dict(dataset.malformed)
     results = for_each_case(
-        lambda case: case_statistics(case, dataset.modality, reader, samples),
+        watched(lambda case: case_statistics(case, dataset.modality, reader, samples), folder, reader),
         dataset.cases,
         workers=workers,
         title=f"fingerprint of {dataset.name}",

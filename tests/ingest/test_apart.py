@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from nnssl.ingest import take
+from nnssl.ingest import apart, take
 from nnssl.ingest.run import Request, ingest
 from tests.ingest.scans import texture, write
 
@@ -26,6 +28,8 @@ def deadly(forked, monkeypatch, tmp_path):
         if name.startswith("SIG"):
             faulthandler.disable()  # pytest's; it would fill the page
             os.kill(os.getpid(), signal.Signals[name.partition("-")[0]])
+        if name.startswith("hangs"):
+            time.sleep(3)
         if name.startswith("exit"):
             os._exit(3)
         if name.startswith("fault"):
@@ -62,6 +66,18 @@ def test_it_is_read_once_more_where_that_is_asked_for(source, run, deadly, monke
     assert len(run(accepted={"reader_crashed"}).refused) == 1  # and dies once more, alone
     monkeypatch.undo()
     assert len(run(accepted={"reader_crashed"}).taken) == 2
+
+
+def test_a_reader_that_hangs_is_not_waited_for_unless_that_is_asked_for(source, run, deadly, monkeypatch):
+    monkeypatch.setattr(apart, "SECONDS", 1.0)
+    write(source / "hangs.nrrd", texture(0))
+    write(source / "z.nrrd", texture(1))
+    outcome = run()
+    assert [record.case for record in outcome.taken] == ["z"]
+    assert [(record.source, record.reason) for record in outcome.refused] == [("hangs.nrrd", "reader_hung")]
+    assert outcome.refused[0].sentence.startswith("its reader gave no answer within 1 s; the other scans were read.")
+    assert not multiprocessing.active_children()
+    assert len(run(accepted={"reader_hung"}).taken) == 2
 
 
 def test_a_changed_scan_that_is_refused_leaves_the_data_set(source, dataset, run, deadly):

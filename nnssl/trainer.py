@@ -235,7 +235,7 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
         """The steps, after what comes before them and before what comes after them."""
         with distributed.all_ranks_or_none():
             self.on_train_start()
-            with StopRequest() as self.request:
+            with StopRequest(loud=rank() == 0) as self.request:
                 for index in range(self.steps_done, self.run_recipe.total_steps):
                     self.train_step(index)
                     self.steps_done = index + 1

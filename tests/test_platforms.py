@@ -71,7 +71,7 @@ def test_a_disk_that_fails_while_a_folder_is_synchronised_is_told(
 
 @pytest.mark.parametrize("absent", [("SIGUSR1",), ("SIGUSR1", "SIGTERM"), ("SIGUSR1", "SIGKILL", "SIGHUP")])
 def test_signals_that_a_platform_lacks_are_not_listened_to(
-    monkeypatch: pytest.MonkeyPatch, absent: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], absent: tuple[str, ...]
 ) -> None:
     for name in absent:
         monkeypatch.delattr(signal, name)
@@ -80,7 +80,12 @@ def test_signals_that_a_platform_lacks_are_not_listened_to(
         assert len(again.SIGNALS) == 3 - len({"SIGUSR1", "SIGTERM"} & {*absent})
         with again.StopRequest() as stop:
             signal.raise_signal(signal.SIGINT)
-        assert stop.received == signal.SIGINT
+            assert stop.received == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        first, second = capfd.readouterr().err.split("\n\n")
+        assert "SIGINT: the run ends when this step is done" in first
+        assert "what came after the last save is lost" in second
         importlib.import_module("nnssl.evaluate.commands")
         importlib.import_module("nnssl.cli.demo")
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from nnssl.cli import _common
 from nnssl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from nnssl.paths import Folders
     from nnssl.planning.cases import RawDataset
     from nnssl.planning.planner import Plans
@@ -159,6 +162,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _one_dataset(arguments: argparse.Namespace, name: str, where: Folders, required: Required) -> dict[str, str]:
     """Plan and preprocess one data set; returns {case: why it was left out}."""
+    from nnssl.data.agreement import dataset_id
     from nnssl.planning.cases import read_raw_dataset
     from nnssl.planning.checks import checked_judgements
     from nnssl.planning.folder import preprocess_folder
@@ -176,7 +180,8 @@ def _one_dataset(arguments: argparse.Namespace, name: str, where: Folders, requi
     if arguments.no_pp:
         besides = f" --for {' '.join(arguments.trainers)}" if arguments.trainers else ""
         besides += f" --preset {arguments.preset}" if arguments.preset else ""
-        _say(f"Preprocess with: {PROG} -d {arguments.d[0]} --only_pp -p {plans['plans_name']}{besides}")
+        besides += f" --workspace {shlex.quote(arguments.workspace)}" if arguments.workspace else ""
+        _say(f"Preprocess with: {PROG} -d {dataset_id(name)} --only_pp -p {plans['plans_name']}{besides}")
         return bad
     part = _part(arguments.part) if arguments.part else None
     for configuration in _configurations(arguments.c, plans):
@@ -184,11 +189,26 @@ def _one_dataset(arguments: argparse.Namespace, name: str, where: Folders, requi
         folder = where.preprocessed / name / plan.data_identifier
         outcome = preprocess_folder(dataset, plan, folder, required, workers=arguments.np, part=part)
         bad.update(outcome.quarantined)
+        _warn_of_small_cases(folder, plan.patch_size)
         _say(
             f"{name} {configuration}: {len(outcome.made)} cases preprocessed, {len(outcome.kept)} were done before, "
             f"{len(outcome.quarantined)} left out, in {folder}"
         )
     return bad
+
+
+def _warn_of_small_cases(folder: Path, patch: Sequence[int]) -> None:
+    """Name the cases that methods whose views are as large as the patch will refuse."""
+    from nnssl.data.index import stored_index
+    from nnssl.data.requirements import LEAST_FILLED, mostly_padding, named
+
+    index = stored_index(folder)
+    small = mostly_padding(list(index.entries.values()) if index else [], patch)
+    if small:
+        _say(
+            f"Warning: {named(small)} would fill less than {LEAST_FILLED:.0%} of the patch {list(patch)}. Methods with "
+            f"such views refuse to pretrain with that; remove what is too small from imagesTr, or plan smaller."
+        )
 
 
 def _default_name(arguments: argparse.Namespace, required: Required) -> str:

@@ -71,19 +71,28 @@ def small_cases(entries: Sequence[CaseEntry], spec: ViewSpec) -> tuple[CaseEntry
     """
     size = largest_view(spec)
     small = [entry for entry in entries if any(side < view for side, view in zip(entry.shape, size, strict=True))]
-    empty = [
-        entry
-        for entry in small
-        if prod(min(side, view) for side, view in zip(entry.shape, size, strict=True)) < LEAST_FILLED * prod(size)
-    ]
+    empty = mostly_padding(small, size)
     if empty:
-        names = _listed([f"{entry.case_id} {entry.shape}" for entry in empty])
         raise DataError(
             f"A view has {size} voxels and these cases would fill less than half of it, the rest being padding: "
-            f"{names}. Use a smaller --set patch_size, a finer spacing "
+            f"{named(empty)}. Use a smaller --set patch_size, a finer spacing "
             f"(-overwrite_target_spacing), or leave these cases out."
         )
     return tuple(small)
+
+
+def mostly_padding(entries: Sequence[CaseEntry], size: Sequence[int]) -> list[CaseEntry]:
+    """Cases that would fill less than `LEAST_FILLED` of a view of `size`, D H W."""
+    return [
+        entry
+        for entry in entries
+        if prod(min(side, view) for side, view in zip(entry.shape, size, strict=True)) < LEAST_FILLED * prod(size)
+    ]
+
+
+def named(entries: Sequence[CaseEntry]) -> str:
+    """The first few cases with their voxels, and how many more."""
+    return _listed([f"{entry.case_id} {entry.shape}" for entry in entries])
 
 
 def _refuse(missing: Sequence[CaseEntry], what: str, trainer: str) -> None:

@@ -30,6 +30,7 @@ from nnssl.engine.late import LateScalars, Scalar
 from nnssl.engine.metrics import TIMINGS, Line, MetricsFile, plain
 from nnssl.engine.progress import EpochSummary, ProgressBar, draw_progress
 
+SLOW_STEP = 5.0  # seconds from which on the first step is told: the first epoch's sentence is far away
 SECONDS_BETWEEN_PICTURES = 30.0  # a picture takes about a second; epochs may be shorter
 
 
@@ -71,6 +72,7 @@ class Journal:
         self._epochs: list[EpochSummary] = []
         self._recent: list[Line] = []  # of the epoch that is not finished
         self._pictured = -math.inf
+        self._start_step, self._total_steps = start_step, total_steps
         if not enabled:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +108,9 @@ class Journal:
         self._late.put(index, values)
         self._write(self._late.ready())
         self._bar.advance(loss=self._loss, wait_share=share)
+        left = self._total_steps - index - 1
+        if index == self._start_step and left and seconds >= SLOW_STEP:
+            self.say(f"The first step took {seconds:.0f} s; {left} more like it take {_duration(left * seconds)}.")
 
     def health(
         self, steps_done: int, values: Mapping[str, float], *, light: str = "green", sentences: Sequence[str] = ()

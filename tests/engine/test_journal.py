@@ -55,6 +55,16 @@ def untimed(folder: Path) -> list[dict[str, object]]:
     return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
 
 
+def test_a_slow_first_step_is_told_with_what_it_means(tmp_path: Path) -> None:
+    for name, seconds in (("slow", 43.2), ("fast", 0.5)):
+        stream = io.StringIO()
+        diary = journal(tmp_path / name, start_step=2, stream=stream)
+        for index in (2, 3):
+            diary.step(index, {"loss": torch.tensor(1.0)}, seconds=seconds, waited_seconds=0.0)
+        told = "The first step took 43 s; 9 more like it take 0:06:29." if name == "slow" else ""
+        assert stream.getvalue().count("first step") == bool(told) and told in stream.getvalue(), stream.getvalue()
+
+
 def test_a_step_becomes_one_line_of_plain_numbers(tmp_path: Path) -> None:
     run(journal(tmp_path), 0, 2)
     health, first, _second = (json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines())

@@ -9,7 +9,9 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import SimpleITK
 
 from nnssl.cli.plan_and_preprocess import main
 from nnssl.data.index import read_index
@@ -221,3 +223,20 @@ def test_configurations_that_make_no_sense_are_refused():
     del plans["configurations"]["3d_fullres"]["spacing"]
     with pytest.raises(PlanError, match="'spacing'"):
         case_plan(plans, "3d_fullres")
+
+
+def test_what_to_run_next_is_said_for_each_data_set(workspace, capsys):
+    make_raw_dataset(workspace_folders(workspace).raw, 746, 3, shape=(30, 32, 34))
+    assert run(workspace, "-d", "745", "746", "--no_pp") == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Preprocess with:")]
+    assert [re.search(r"-d (\d+) ", line)[1] for line in said] == ["745", "746"]
+    assert all(line.endswith(f"--workspace {workspace}") for line in said)
+
+
+def test_cases_that_methods_would_refuse_are_named(workspace, capsys):
+    images = workspace / "nnUNet_raw" / "Dataset745_Tiny" / "imagesTr"
+    tiny = SimpleITK.GetImageFromArray(np.random.default_rng(0).normal(-300, 300, (7, 5, 3)).astype(np.float32))
+    SimpleITK.WriteImage(tiny, str(images / "speck_0000.nii.gz"))
+    assert run(workspace, "-d", "745") == 0
+    warned = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning:")]
+    assert len(warned) == 1 and "speck (5, 4, 3) would fill less than 50% of the patch" in warned[0], warned

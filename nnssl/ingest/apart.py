@@ -73,7 +73,7 @@ class Apart:
         """
         with self._lock:  # one process at a time is started: what they inherit and their ends must not mix
             child = self._idle.pop() if self._idle else _Child(self._context, self._taker)
-        patience = None if "reader_hung" in self._taker.accepted else SECONDS
+        patience = None if "reader_hung" in task.record.allowed else SECONDS
         try:
             answer = child.ask(task, patience)
         except TimeoutError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from nnssl.planning.checks import Finding
 _Item = tuple[str, str, int, Scan]  # key, root, channel, scan
 
 
-def put_together(ledger: Ledger, names: Sequence[str], accepted: Collection[str]) -> int:
+def put_together(ledger: Ledger, names: Sequence[str]) -> int:
     """Make cases of several channels out of the single scans that were found.
 
     A scan is the channel that its source names as modality (BIDS suffix, DICOM modality, a list's column), or that a
@@ -28,7 +28,6 @@ def put_together(ledger: Ledger, names: Sequence[str], accepted: Collection[str]
     Args:
         ledger: with what was found.
         names: of the channels, in order.
-        accepted: names of reasons.
 
     Returns:
         How many scans are none of the channels; they are left out.
@@ -49,7 +48,7 @@ def put_together(ledger: Ledger, names: Sequence[str], accepted: Collection[str]
     for group in groups.groups():
         for key, *_ in group:
             ledger.drop_found(key)
-        ledger.add_found(group[0][1], _case([(channel, scan) for *_, channel, scan in group], names, accepted))
+        ledger.add_found(group[0][1], _case([(channel, scan) for *_, channel, scan in group], names))
     return len(none)
 
 
@@ -86,7 +85,7 @@ def _without(text: str, name: str) -> str:
     return "_".join(filter(None, left)).strip("-_. ") or text
 
 
-def _case(group: Sequence[tuple[int, Scan]], names: Sequence[str], accepted: Collection[str]) -> Scan:
+def _case(group: Sequence[tuple[int, Scan]], names: Sequence[str]) -> Scan:
     """One case out of the scans of a subject and session, or what it lacks."""
     ordered = sorted(group, key=lambda each: (each[0], each[1].name, each[1].shown))
     first, several = dict[int, Scan](), []
@@ -100,6 +99,7 @@ def _case(group: Sequence[tuple[int, Scan]], names: Sequence[str], accepted: Col
         subject=_without(example.subject, names[channel]) if example.subject == example.name else example.subject,
         shown=", ".join(scan.shown for scan in first.values()),
         notes=tuple(dict.fromkeys(note for scan in first.values() for note in scan.notes)),
+        allowed=tuple(sorted({reason for scan in first.values() for reason in scan.allowed})),
         secrets=tuple({secret for scan in first.values() for secret in scan.secrets}),
     )
     missing = [name for number, name in enumerate(names) if number not in first]
@@ -109,7 +109,7 @@ def _case(group: Sequence[tuple[int, Scan]], names: Sequence[str], accepted: Col
             example, parts=(), refused=Finding("missing_channel", f"{', '.join(missing)} is not there; found {there}")
         )
     parts = tuple(replace(first[number].parts[0], modality=name) for number, name in enumerate(names))
-    if several and "ambiguous_channel" not in accepted:
+    if several and "ambiguous_channel" not in example.allowed:
         sentence = f"more than one scan fits {', '.join(several)}"
         return replace(example, parts=parts, refused=Finding("ambiguous_channel", sentence))
     if several:

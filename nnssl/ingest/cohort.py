@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,50 +61,87 @@ def channel_names(taken: Taken, given: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def refuse_minority(taken: Taken, put: Put, fixed: str, accepted: Collection[str], refuse: Refuse) -> None:
-    """CT and other scans are not normalised alike: the smaller group is refused, and so are other channel counts.
+def kind_of(names: Sequence[str]) -> str:
+    """ "ct" for channels that nnU-Net normalises as CT; else "other"."""
+    return "ct" if {name.lower() for name in names} == {"ct"} else "other"
 
-    Args:
-        taken: the cases.
-        put: keeps a record that was changed.
-        fixed: "ct" or "other" where an earlier run or the user decided; else empty.
-        accepted: names of reasons.
-        refuse: takes a key, a record, a reason and a sentence.
-    """
-    groups = Counter((len(record.channels), family(record)) for _, record in taken())
+
+def majority(taken: Taken) -> tuple[int, str] | None:
+    """Number of channels and family of most cases; None without cases. Those accepted among others do not count."""
+    groups = Counter(
+        (len(record.channels), family(record)) for _, record in taken() if "other_modality" not in record.accepted
+    )
     counts: Counter[int] = Counter()
     for (channels, _), number in groups.items():
         counts[channels] += number
     if not counts:
-        return
+        return None
     most = counts.most_common(1)[0][0]
     families = Counter({kind: number for (channels, kind), number in groups.items() if channels == most})
-    wanted = fixed or families.most_common(1)[0][0]
+    return most, families.most_common(1)[0][0]
+
+
+def refuse_others(taken: Taken, put: Put, wanted: tuple[int, str], refuse: Refuse) -> None:
+    """CT and other scans are not normalised alike: what is not as wanted is refused.
+
+    Args:
+        taken: the cases.
+        put: keeps a record that was changed.
+        wanted: number of channels, and "ct" or "other".
+        refuse: takes a key, a record, a reason and a sentence.
+    """
+    channels, kind = wanted
     for key, record in taken():
         found = family(record)
-        if len(record.channels) != most:
-            sentence = f"it has {len(record.channels)} channels, most of the others have {most}"
+        if len(record.channels) != channels:
+            sentence = f"it has {len(record.channels)} channels, most of the others have {channels}"
             refuse(key, record, "missing_channel", sentence)
-        elif found != wanted and "other_modality" in accepted:
-            record.accepted = sorted({*record.accepted, "other_modality"})
-            put(key, record)
-        elif found != wanted:
+        elif found != kind and record.accepts("other_modality"):
+            _accept(key, record, "other_modality", put)
+        elif found != kind:
             what = {"ct": "a CT", "other": "no CT"}
             how = "" if any(record.modality) and not record.told else ", going by its values"
-            sentence = f"it is {what[found]}{how}, while the others are {'CTs' if wanted == 'ct' else 'none'}"
+            sentence = f"it is {what[found]}{how}, while the others are {'CTs' if kind == 'ct' else 'none'}"
             again = f"-d OTHER --channels {'CT' if found == 'ct' else 'MR'}"
             refuse(key, record, "other_modality", f"{sentence}; a data set of its own takes it: {again}")
 
 
-def refuse_duplicates(
-    groups: Iterable[Sequence[tuple[str, Record]]], put: Put, accepted: Collection[str], refuse: Refuse
-) -> None:
+def refuse_unlike_ct(taken: Taken, put: Put, refuse: Refuse) -> None:
+    """What is a CT only because the user said so of all scans, and has other values, is refused.
+
+    Args:
+        taken: the cases.
+        put: keeps a record that was changed.
+        refuse: takes a key, a record, a reason and a sentence.
+    """
+    for key, record in taken():
+        if not record.told or kind_of(record.modality) != "ct" or record.looks_like == "ct":
+            continue
+        if record.accepts("ct_not_hu"):
+            _accept(key, record, "ct_not_hu", put)
+            continue
+        low, middle, high = (f"{record.channels[0][name]:.4g}" for name in ("min", "median", "max"))
+        sentence = (
+            f"its values go from {low} to {high}, half of them below {middle}; in Hounsfield units much would be air "
+            f"or fat (below -150) and some bone or contrast, up to a few thousand. --channels CT says that all are "
+            f"CTs; nothing says it of this one"
+        )
+        refuse(key, record, "ct_not_hu", sentence)
+
+
+def _accept(key: str, record: Record, reason: str, put: Put) -> None:
+    if reason not in record.accepted:
+        record.accepted = sorted({*record.accepted, reason})
+        put(key, record)
+
+
+def refuse_duplicates(groups: Iterable[Sequence[tuple[str, Record]]], put: Put, refuse: Refuse) -> None:
     """Scans with the voxels of an earlier one; `groups` holds cases with the same voxels, the earliest first."""
     for (_, first), *others in groups:
         for key, record in others:
-            if "duplicate" in accepted or "duplicate" in record.accepted:
-                record.accepted = sorted({*record.accepted, "duplicate"})
+            if record.accepts("duplicate"):
                 record.suspicions["duplicate"] = f"it has the voxels of {first.case}"
+                record.accepted = sorted({*record.accepted, "duplicate"})
                 put(key, record)
             else:
                 refuse(key, record, "duplicate", f"it has the voxels of {first.case} ({first.source})")

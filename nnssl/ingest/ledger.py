@@ -37,6 +37,9 @@ CREATE INDEX IF NOT EXISTS places ON records (place);
 CREATE INDEX IF NOT EXISTS cases ON records (case_id);
 CREATE INDEX IF NOT EXISTS contents ON records (content);
 CREATE TEMP TABLE found (key TEXT PRIMARY KEY, root TEXT, line BLOB, scan TEXT, task INTEGER DEFAULT 0);
+CREATE TEMP TABLE aside (key TEXT PRIMARY KEY);
+CREATE TEMP TABLE had AS SELECT case_id, key FROM records WHERE status = 'taken';
+CREATE INDEX temp.had_by_key ON had (key);
 CREATE TEMP TABLE voxels (content TEXT, shape TEXT, key TEXT);
 CREATE INDEX temp.by_content ON voxels (content);
 CREATE INDEX temp.by_shape ON voxels (shape);
@@ -155,6 +158,54 @@ class Ledger:
         )
         self._db.execute("UPDATE found SET task = 1 WHERE key = ?", (key,))
 
+    def set_aside(self, key: str, record: Record) -> None:
+        """A scan that was read and left out for its cohort's or the request's sake: a case until it is judged anew."""
+        record.status, record.reason, record.sentence = "taken", "", ""
+        self.put(key, record)
+        self._db.execute("INSERT OR IGNORE INTO aside VALUES (?)", (key,))
+
+    def is_aside(self, key: str) -> bool:
+        """Whether a scan was set aside, so that its case has no files."""
+        return self._one("SELECT 1 FROM aside WHERE key = ?", (key,)) is not None
+
+    def take_from_aside(self) -> Iterator[tuple[str, Scan, Record]]:
+        """(key, scan, record) of those that were judged fit; they must be promised, as nothing else is any more."""
+        self._db.execute("UPDATE found SET task = 0 WHERE task")
+        query = (
+            "SELECT aside.key, scan, body FROM aside JOIN records ON records.key = aside.key "
+            "JOIN found ON found.key = aside.key WHERE status = 'taken' LIMIT 1"
+        )
+        while row := self._db.execute(query).fetchone():
+            self._db.execute("DELETE FROM aside WHERE key = ?", row[:1])
+            yield row[0], scan_from_text(row[1]), from_text(row[2])
+
+    def was_there(self, key: str) -> bool:
+        """Whether a scan was a case before this run."""
+        return self._one("SELECT 1 FROM had WHERE key = ?", (key,)) is not None
+
+    def count_had(self) -> int:
+        """How many cases there were before this run."""
+        return int(self._one("SELECT count(*) FROM had") or 0)
+
+    def count_lost(self) -> int:
+        """How many of them are cases no longer."""
+        query = "SELECT count(*) FROM had WHERE key NOT IN (SELECT key FROM records WHERE status = 'taken')"
+        return int(self._one(query) or 0)
+
+    def reasons(self) -> list[tuple[str, int, str]]:
+        """(reason, how many, a source) of all that is refused, the most frequent first."""
+        query = "SELECT reason, count(*), min(source) FROM records WHERE status = 'refused' GROUP BY 1 ORDER BY 2 DESC"
+        return [(str(reason), int(count), str(source)) for reason, count, source in self._db.execute(query)]
+
+    def copy_to(self, file: Path) -> None:
+        """A copy of what is on the disk."""
+        self.commit()
+        self._db.execute("COMMIT")
+        target = sqlite3.connect(file)
+        self._db.backup(target)
+        target.close()
+        self._db.execute("BEGIN")
+
     def put(self, key: str, record: Record) -> None:
         """What became of a scan that was promised."""
         self._db.execute(
@@ -184,6 +235,10 @@ class Ledger:
         query = "SELECT 1 FROM records WHERE case_id = ? AND (status = 'taken' OR now) LIMIT 1"
         return self._one(query, (case,)) is not None
 
+    def is_new(self, key: str) -> bool:
+        """Whether a scan was promised in this run."""
+        return self._one("SELECT 1 FROM records WHERE key = ? AND now", (key,)) is not None
+
     def taken(self, *, now: bool | None = None) -> Iterator[tuple[str, Record]]:
         """(key, record) of the cases in the order in which they were promised; records may be written meanwhile.
 
@@ -202,7 +257,7 @@ class Ledger:
             last = rows[-1][0]
 
     def copies(self) -> Iterator[list[tuple[str, Record]]]:
-        """Cases with the same voxels, each group in the order in which they were promised."""
+        """Cases with the same voxels, each group in the order in which they were promised, those set aside last."""
         last = ""
         query = (
             "SELECT content FROM records WHERE status = 'taken' AND content > ? GROUP BY content "
@@ -210,7 +265,9 @@ class Ledger:
         )
         while (content := self._one(query, (last,))) is not None:
             rows = self._db.execute(
-                "SELECT key, body FROM records WHERE status = 'taken' AND content = ? ORDER BY place", (content,)
+                "SELECT key, body FROM records WHERE status = 'taken' AND content = ? "
+                "ORDER BY key IN (SELECT key FROM aside), place",
+                (content,),
             )
             yield [(key, from_text(body)) for key, body in rows.fetchall()]
             last = content
@@ -265,7 +322,8 @@ def open_ledger(dataset: Path, *, aside: Path | None = None) -> Ledger:
     if not file.is_file() and ((dataset / "dataset.json").is_file() or any(dataset.glob("images*/*"))):
         raise DataError(
             f"{dataset} is there already and was not made by nnssl_ingest (it has no {FOLDER}/{FILE}). Choose "
-            f"another id with -d, or move that data set away."
+            f"another id with -d, or move that data set away. To start over one that nnssl_ingest made, delete its "
+            f"whole folder: its cases are links and copies, the sources stay as they are."
         )
     try:
         if aside is None:

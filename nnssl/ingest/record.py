@@ -28,6 +28,7 @@ class Record:
         notes: what was done to it, or is worth telling.
         suspicions: {name: sentence}, which stop nothing.
         accepted: reasons that spoke against it and were accepted.
+        allowed: reasons that would not keep it out, by the last request that found it.
         linked: whether its files are links.
         channels: from `describe`, one a channel.
         content: hashes of its channels' voxels, with commas between.
@@ -50,10 +51,15 @@ class Record:
     notes: list[str] = field(default_factory=list)
     suspicions: dict[str, str] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
+    allowed: list[str] = field(default_factory=list)
     linked: bool = False
     channels: list[dict[str, Any]] = field(default_factory=list)
     content: str = ""
     picture: str = ""
+
+    def accepts(self, reason: str) -> bool:
+        """Whether somebody said that a reason does not keep it out, now or when it was taken."""
+        return reason in self.allowed or reason in self.accepted
 
 
 _KNOWN = frozenset(each.name for each in fields(Record))

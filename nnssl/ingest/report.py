@@ -65,6 +65,7 @@ def overview(name: str, outcome: Outcome) -> dict[str, Any]:
             "refused": len(outcome.refused),
             "read_now": outcome.new,
             "known_before": outcome.kept,
+            "left_now": outcome.lost,
             "subjects": len(np.unique(np.frombuffer(subjects, np.int64))),
             "links": links,
             "suspicious": odd,
@@ -86,6 +87,8 @@ def summary(name: str, outcome: Outcome) -> list[str]:
         f"{', '.join(outcome.channels.values())}; {counts['read_now']} scans read now, {counts['known_before']} known "
         f"from before."
     ]
+    if counts["left_now"]:
+        lines.append(f"{counts['left_now']} cases that were in the data set left it; they are among the refused.")
     if content["ignored"]:
         rest = ", ".join(f"{count} {kind}" for kind, count in content["ignored"].items())
         lines.append(f"Not looked at: {rest}.")

@@ -11,23 +11,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnssl.errors import DataError
-from nnssl.ingest import cohort
+from nnssl.errors import DataError, NnsslError
 from nnssl.ingest.apart import Apart
+from nnssl.ingest.before import IMAGES, Before, Emptied
 from nnssl.ingest.channels import put_together
-from nnssl.ingest.dataset import description, write_description, write_table
-from nnssl.ingest.elsewhere import note_leakage
+from nnssl.ingest.dataset import write_description, write_table
 from nnssl.ingest.find import find
+from nnssl.ingest.judge import check_channels, judge
 from nnssl.ingest.ledger import FOLDER, Ledger, open_ledger
 from nnssl.ingest.record import Record
 from nnssl.ingest.records import Records
 from nnssl.ingest.report import write_report
+from nnssl.ingest.scan import Scan
 from nnssl.ingest.take import Taker, Task
-from nnssl.ingest.tasks import Wishes, promise
-from nnssl.ingest.write import has_case, remove_case
+from nnssl.ingest.tasks import Tasks, Wishes, promise, promise_again
 from nnssl.planning.pool import for_each_case
 
-IMAGES = "imagesTr"
 PICTURES = "pictures"
 Say = Callable[[str], None]
 
@@ -69,9 +68,11 @@ class Outcome:
         ledger: the file; `records`, `taken` and `refused` read it one by one.
         new: how many were read now.
         kept: how many were known.
+        lost: how many were cases before this run and are no longer.
         layouts: {layout: scans found now}.
         ignored: {kind of file: how many}.
         channels: dataset.json's channel_names.
+        pictures: folder of the scans' pictures.
         report: where report.html lies; None if none was written.
         keep: what the ledger needs to stay there.
     """
@@ -79,10 +80,12 @@ class Outcome:
     ledger: Path
     new: int
     kept: int
+    lost: int
     layouts: Counter[str]
     ignored: Counter[str]
     channels: dict[str, str]
-    report: Path | None
+    pictures: Path
+    report: Path | None = None
     keep: object = None
 
     @property
@@ -113,48 +116,77 @@ def ingest(request: Request, say: Say) -> Outcome:
     """Find, read, judge and write.
 
     Raises:
-        UsageError, DataError: a source or the data set cannot be used at all.
+        UsageError, DataError: a source or the data set cannot be used at all, or nothing would be left of it.
     """
-    passing = _Passing() if request.dry_run else None
-    pictures = passing.folder / PICTURES if passing else request.folder / FOLDER / PICTURES
-    images = None if passing else request.folder / IMAGES
-    with open_ledger(request.folder, aside=passing.folder if passing else None) as ledger:
+    passing = _Passing()
+    before = Before(request.folder, dry=request.dry_run)
+    try:
+        outcome = _ingest(request, say, before, passing)
+    except NnsslError as error:
+        before.end(emptied=isinstance(error, Emptied))
+        before.remove_made()
+        raise
+    before.end(emptied=False)
+    if request.dry_run:
+        outcome = replace(outcome, report=request.report)
+    elif before.made and not outcome.taken:  # no folder stays of which nothing came
+        ledger = Path(shutil.copyfile(outcome.ledger, passing.folder / outcome.ledger.name))
+        pictures = Path(shutil.copytree(outcome.pictures, passing.folder / PICTURES))
+        outcome = replace(outcome, ledger=ledger, pictures=pictures, report=request.report)
+        before.remove_made()
+    else:
+        write_description(request.folder, outcome.taken, outcome.channels)
+        write_table(request.folder, outcome.taken)
+        outcome = replace(outcome, report=request.report or request.folder / FOLDER)
+    if outcome.report is not None:
+        write_report(outcome.report, request.folder.name, outcome, outcome.pictures)
+    return outcome
+
+
+def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Outcome:
+    """All but the data set's own files and the report."""
+    dry = request.dry_run
+    with open_ledger(request.folder, aside=passing.folder if dry else None) as ledger:
+        was = check_channels(request.folder, ledger, request.channels)
+        before.begin(ledger)
         layouts, ignored = _found(request, ledger)
         say(f"Found {ledger.count_found()} scans: {_counts(layouts) or 'none'}.")
-        wishes = Wishes(
-            images=request.folder / IMAGES,
-            channels=request.channels,
-            accepted=request.accepted,
-            hide_names=request.hide_names,
-        )
-        tasks = promise(ledger, wishes)
+        wishes = Wishes(images=request.folder / IMAGES, channels=request.channels, hide_names=request.hide_names)
+        pictures = (passing.folder if dry else request.folder / FOLDER) / PICTURES
+        tasks = promise(ledger, wishes, before)
         ledger.commit()  # names are promised before files take them, so that a killed run is continued
-        pictures.mkdir(parents=True, exist_ok=True)
-        taker = Taker(images=images, pictures=pictures, accepted=request.accepted, copy=_copies(request))
-        with Apart(taker) as apart:
-            for task, result in for_each_case(apart.take, tasks, workers=request.workers, title="reading"):
-                record = _result(task, result)
-                if images is not None and record.status == "refused" and has_case(images, record.case, 1):
-                    remove_case(images, record.case)  # of a scan that was taken before it changed, or begun
-                ledger.put(task.key, record)
-                ledger.commit_sometimes()
-        channels = _judge(request, ledger, images)
-        outcome = Outcome(
+        new = len(tasks)
+        _read(request, ledger, tasks, pictures, before)
+        channels = judge(request.folder, ledger, request.channels, was, before)
+        if again := promise_again(ledger, wishes):
+            ledger.commit()
+            new += len(again)
+            _read(request, ledger, again, pictures, before)
+            channels = judge(request.folder, ledger, request.channels, was, before)
+        return Outcome(
             ledger=ledger.file,
-            new=len(tasks),
-            kept=ledger.count_found() - len(tasks),
+            new=new,
+            kept=ledger.count_found() - new,
+            lost=ledger.count_lost(),
             layouts=layouts,
             ignored=ignored,
             channels=channels,
-            report=request.report or (None if request.dry_run else request.folder / FOLDER),
+            pictures=pictures,
             keep=passing,
         )
-    if not request.dry_run:
-        write_description(request.folder, outcome.taken, channels)
-        write_table(request.folder, outcome.taken)
-    if outcome.report is not None:
-        write_report(outcome.report, request.folder.name, outcome, pictures)
-    return outcome
+
+
+def _read(request: Request, ledger: Ledger, tasks: Tasks, pictures: Path, before: Before) -> None:
+    """Read the scans of the tasks, each in a process of its own."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    images = None if request.dry_run else request.folder / IMAGES
+    with Apart(Taker(images=images, pictures=pictures, copy=_copies(request))) as apart:
+        for task, result in for_each_case(apart.take, tasks, workers=request.workers, title="reading"):
+            record = _result(task, result)
+            if record.status == "refused":
+                before.take_away(record.case, had=False)  # what was begun of it
+            ledger.put(task.key, record)
+            ledger.commit_sometimes()
 
 
 def _found(request: Request, ledger: Ledger) -> tuple[Counter[str], Counter[str]]:
@@ -165,15 +197,22 @@ def _found(request: Request, ledger: Ledger) -> tuple[Counter[str], Counter[str]
     for source in request.sources:
         root = ledger.pseudonyms.digest("root", str(source.resolve()))[:12]
         found = find(
-            source, form=request.form, pseudonyms=ledger.pseudonyms, take=functools.partial(ledger.add_found, root)
+            source,
+            form=request.form,
+            pseudonyms=ledger.pseudonyms,
+            take=functools.partial(_add, ledger, root, tuple(sorted(request.accepted))),
         )
         roots.append(root)
         layouts += found.layouts
         ignored += found.ignored
-    if len(request.channels) > 1 and (none := put_together(ledger, request.channels, request.accepted)):
+    if len(request.channels) > 1 and (none := put_together(ledger, request.channels)):
         ignored[f"scans that are none of {', '.join(request.channels)}"] += none
     ledger.forget_absent(roots)
     return layouts, ignored
+
+
+def _add(ledger: Ledger, root: str, allowed: tuple[str, ...], scan: Scan) -> None:
+    ledger.add_found(root, replace(scan, allowed=allowed))
 
 
 def _copies(request: Request) -> bool:
@@ -185,27 +224,6 @@ def _result(task: Task, result: Record | str) -> Record:
     if isinstance(result, Record):
         return result
     return replace(task.record, status="refused", reason="unreadable", sentence=result)
-
-
-def _judge(request: Request, ledger: Ledger, images: Path | None) -> dict[str, str]:
-    """What only the whole cohort tells; returns the channel names."""
-
-    def refuse(key: str, record: Record, reason: str, sentence: str) -> None:
-        """Take a case out again."""
-        record.status, record.reason, record.sentence = "refused", reason, sentence
-        ledger.put(key, record)
-        if images is not None:
-            remove_case(images, record.case)
-
-    old = description(request.folder).get("channel_names")
-    begun = any(True for _ in ledger.taken(now=False))
-    names = [str(name) for name in request.channels or (old.values() if begun and isinstance(old, dict) else ())]
-    fixed = "" if not names else "ct" if {name.lower() for name in names} == {"ct"} else "other"
-    cohort.refuse_minority(ledger.taken, ledger.put, fixed, request.accepted, refuse)
-    cohort.refuse_duplicates(ledger.copies(), ledger.put, request.accepted, refuse)
-    note_leakage(request.folder.parent, request.folder.name, ledger)
-    cohort.suspect(ledger.taken, ledger.put)
-    return cohort.channel_names(ledger.taken, names)
 
 
 def _counts(counts: Counter[str]) -> str:

@@ -47,6 +47,7 @@ class Scan:
         refused: why the finder refuses it.
         notes: what else is worth telling.
         secrets: texts that could name the patient, to be taken out of messages; never written.
+        allowed: names of reasons that do not keep it out.
     """
 
     parts: tuple[Part, ...]
@@ -58,6 +59,7 @@ class Scan:
     refused: Finding | None = None
     notes: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:

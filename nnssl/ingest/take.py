@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,13 +51,11 @@ class Taker:
     Attributes:
         images: imagesTr; None writes nothing.
         pictures: where the pictures go; None makes none.
-        accepted: names of reasons.
         copy: never link.
     """
 
     images: Path | None
     pictures: Path | None
-    accepted: Collection[str]
     copy: bool
 
     def take(self, task: Task) -> Record:
@@ -77,10 +74,10 @@ class Taker:
     def _take(self, task: Task, record: Record) -> None:
         scan = task.scan
         if scan.refused is not None:
-            if scan.refused.reason not in self.accepted or not scan.parts:
+            if scan.refused.reason not in task.record.allowed or not scan.parts:
                 raise Refused(scan.refused.reason, scan.refused.sentence)
             record.accepted.append(scan.refused.reason)
-        volumes = [read_part(part, self.accepted) for part in scan.parts]
+        volumes = [read_part(part, task.record.allowed) for part in scan.parts]
         record.notes += [self._in_words(note, scan) for volume in volumes for note in volume.notes]
         record.channels = [describe(volume.voxels, volume.to_world) for volume in volumes]
         record.looks_like = "ct" if all(looks_like_ct(volume.voxels) for volume in volumes) else "other"
@@ -89,8 +86,9 @@ class Taker:
             self._draw(task, record, volumes[0])
         _check_one_place(scan, volumes)
         for volume, modality in zip(volumes, record.modality, strict=True):
-            for finding in findings(volume.voxels, modality):
-                if finding.reason not in self.accepted:
+            # what the user says of a whole folder is judged beside the other scans
+            for finding in findings(volume.voxels, "" if record.told else modality):
+                if finding.reason not in task.record.allowed:
                     raise Refused(finding.reason, finding.sentence)
                 record.accepted.append(finding.reason)
         record.accepted = sorted({*record.accepted})

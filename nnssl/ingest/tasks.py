@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nnssl.ingest.before import Before
 from nnssl.ingest.identity import Pseudonyms
 from nnssl.ingest.ledger import Ledger
 from nnssl.ingest.names import case_name, token
@@ -13,6 +14,9 @@ from nnssl.ingest.record import Record, printable
 from nnssl.ingest.scan import Scan
 from nnssl.ingest.take import Task
 from nnssl.ingest.write import has_case
+
+# judgements that another request, or other scans beside it, may turn: what was refused for them is judged anew
+_TURN = frozenset({"other_modality", "duplicate", "missing_channel", "ct_not_hu"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +26,11 @@ class Wishes:
     Attributes:
         images: imagesTr of the data set.
         channels: names of the channels, where the user says them.
-        accepted: names of reasons.
         hide_names: no name of a file or folder is written.
     """
 
     images: Path
     channels: Sequence[str]
-    accepted: frozenset[str]
     hide_names: bool
 
 
@@ -46,29 +48,69 @@ class Tasks:
             yield Task(key=key, scan=scan, record=record)
 
 
-def promise(ledger: Ledger, wishes: Wishes) -> Tasks:
-    """Note in the ledger what is to be read, each with the name of its case."""
+def promise(ledger: Ledger, wishes: Wishes, before: Before) -> Tasks:
+    """Note in the ledger what is to be read, each with the name of its case.
+
+    What is known and is not read again takes over what this request says of it; where the request or the other scans
+    may have turned the judgement that keeps it out, it is set aside, to be judged anew.
+    """
     numbers: dict[str, int] = {}
     for key, root, scan in ledger.found():
         old = ledger.get(key)
-        if old is not None and _still_good(wishes, scan, old):
-            continue
-        shown = _without_names(scan, key, ledger) if wishes.hide_names else scan
-        again = old is not None and (old.status == "taken" or not ledger.is_used(old.case))
-        case = old.case if old is not None and again else _free_name(shown, ledger, numbers)
-        record = Record(
-            source=printable(shown.shown),
-            root=root,
-            stamp=stamp(scan),
-            case=case,
-            subject=token(shown.subject) or case,
-            session=token(shown.session),
-            split=token(shown.split),
-            modality=_modality(wishes.channels, scan),
-            told=bool(wishes.channels) and not any(part.modality for part in scan.parts),
-        )
-        ledger.promise(key, record)
+        if old is not None and old.stamp == stamp(scan) and old.status != "pending":
+            if _was_set_aside(old):
+                _renew(old, scan, ledger, wishes)
+                ledger.set_aside(key, old)
+                continue
+            if _still_good(wishes, scan, old):
+                if _renew(old, scan, ledger, wishes):
+                    ledger.put(key, old)
+                continue
+        if old is not None and ledger.was_there(key):
+            before.take_away(old.case, had=True)
+        ledger.promise(key, _promised(key, root, scan, old, ledger, wishes, numbers))
     return Tasks(ledger)
+
+
+def promise_again(ledger: Ledger, wishes: Wishes) -> Tasks:
+    """Note in the ledger that those are to be read which were set aside and were judged fit."""
+    numbers: dict[str, int] = {}
+    for key, scan, old in ledger.take_from_aside():
+        old.status = "refused"
+        ledger.put(key, old)  # gives up the name of its case, which another one may have by now
+        ledger.promise(key, _promised(key, old.root, scan, old, ledger, wishes, numbers))
+    return Tasks(ledger)
+
+
+def _promised(
+    key: str, root: str, scan: Scan, old: Record | None, ledger: Ledger, wishes: Wishes, numbers: dict[str, int]
+) -> Record:
+    """The record of a scan before it is read; what was accepted of the same file stays accepted."""
+    shown = _without_names(scan, key, ledger) if wishes.hide_names else scan
+    again = old is not None and (old.status == "taken" or not ledger.is_used(old.case))
+    case = old.case if old is not None and again else _free_name(shown, ledger, numbers)
+    now = stamp(scan)
+    return Record(
+        source=printable(shown.shown),
+        root=root,
+        stamp=now,
+        case=case,
+        subject=token(shown.subject) or case,
+        session=token(shown.session),
+        split=token(shown.split),
+        modality=_modality(wishes.channels, scan),
+        told=_told(wishes.channels, scan),
+        allowed=sorted({*scan.allowed, *(old.accepted if old is not None and old.stamp == now else ())}),
+    )
+
+
+def _renew(old: Record, scan: Scan, ledger: Ledger, wishes: Wishes) -> bool:
+    """What this request says of a scan that is known; whether that is something else than the last one said."""
+    said = old.modality, old.told, old.allowed
+    if wishes.channels or not ledger.count_had():
+        old.modality, old.told = _modality(wishes.channels, scan), _told(wishes.channels, scan)
+    old.allowed = sorted(scan.allowed)
+    return said != (old.modality, old.told, old.allowed)
 
 
 def stamp(scan: Scan) -> str:
@@ -90,12 +132,20 @@ def _modality(channels: Sequence[str], scan: Scan) -> list[str]:
     return said
 
 
+def _told(channels: Sequence[str], scan: Scan) -> bool:
+    return bool(channels) and not any(part.modality for part in scan.parts)
+
+
+def _was_set_aside(record: Record) -> bool:
+    """Whether it was read and found sound; a CT by its source's own word stays refused for its values."""
+    sound = record.status == "refused" and record.reason in _TURN and bool(record.content)
+    return sound and (record.told or record.reason != "ct_not_hu")
+
+
 def _still_good(wishes: Wishes, scan: Scan, record: Record) -> bool:
-    if record.stamp != stamp(scan) or record.status == "pending":
-        return False
     if record.status == "taken":
         return has_case(wishes.images, record.case, len(scan.parts))
-    return record.reason not in wishes.accepted and bool(scan.parts)
+    return record.reason not in scan.allowed and bool(scan.parts)
 
 
 def _free_name(scan: Scan, ledger: Ledger, numbers: dict[str, int]) -> str:

@@ -127,11 +127,16 @@ def check(kind: str, content: bytes, accepted: frozenset[str] = ACCEPTED) -> lis
         except NnsslError as error:
             assert kind in ("csv", "json") and str(source) in str(error)
             return []
-        taker = Taker(images=None, pictures=folder, accepted=accepted, copy=True)
+        taker = Taker(images=None, pictures=folder, copy=True)
         records = []
         for number, scan in enumerate(scans):
             record = Record(
-                source=scan.shown, root="", stamp="", case=str(number), modality=[part.modality for part in scan.parts]
+                source=scan.shown,
+                root="",
+                stamp="",
+                case=str(number),
+                modality=[part.modality for part in scan.parts],
+                allowed=sorted(accepted),
             )
             records.append(taker.take(Task(key=f"{number:016d}", scan=scan, record=record)))
         for record in records:

@@ -1,0 +1,102 @@
+"""What a request and the whole cohort decide of scans that were read: anew in every run, from the ledger alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnssl.errors import UsageError
+from nnssl.ingest import cohort
+from nnssl.ingest.before import Before, Emptied
+from nnssl.ingest.dataset import description
+from nnssl.ingest.elsewhere import note_leakage
+from nnssl.ingest.ledger import Ledger
+from nnssl.ingest.record import Record
+
+_NEUTRAL = re.compile(r"image\d*")  # what channels are called of which no source and no user says what they are
+_REASONS_TOLD = 6
+Kind = tuple[int, str]
+
+
+def check_channels(folder: Path, ledger: Ledger, asked: Sequence[str]) -> Kind | None:
+    """Refuse channels that would make another data set of one that has cases.
+
+    Args:
+        folder: nnUNet_raw/DatasetXXX_Name.
+        ledger: of it, before anything is written.
+        asked: names of channels, from the user; may be none.
+
+    Returns:
+        What it is: number of channels, and "ct" or "other"; None without cases.
+
+    Raises:
+        UsageError: with what is there and what was asked.
+    """
+    there = _names(folder)
+    most = cohort.majority(ledger.taken)
+    if not asked or most is None or [name.casefold() for name in there] == [name.casefold() for name in asked]:
+        return most
+    neutral = all(map(_NEUTRAL.fullmatch, there))  # true without a dataset.json, too
+    if neutral and most == (len(asked), cohort.kind_of(asked)):
+        return most
+    found = ", ".join(there) or "unknown"
+    kind = "" if not neutral else ", which are CTs by their values" if most[1] == "ct" else ", which are no CTs"
+    raise UsageError(
+        f"{folder.name} has {ledger.count_had()} cases with the channels {found}{kind}, and --channels asks for "
+        f"{', '.join(asked)}. Nothing was changed. Leave --channels out to add scans of the same kind; give others "
+        f"another -d and -n; or, to start this data set over, delete {folder} and run the command again."
+    )
+
+
+def judge(folder: Path, ledger: Ledger, asked: Sequence[str], was: Kind | None, before: Before) -> dict[str, str]:
+    """Refuse what does not go with the others or with the request, note what is odd; returns the channel names.
+
+    Args:
+        folder: nnUNet_raw/DatasetXXX_Name.
+        ledger: of it, with all that was read.
+        asked: names of channels, from the user; may be none.
+        was: from `check_channels`.
+        before: takes files away.
+
+    Raises:
+        Emptied: nothing would be left of a data set that had cases.
+    """
+
+    def refuse(key: str, record: Record, reason: str, sentence: str) -> None:
+        """Take a case out again."""
+        record.status, record.reason, record.sentence = "refused", reason, sentence
+        ledger.put(key, record)
+        if not ledger.is_aside(key):
+            before.take_away(record.case, had=ledger.was_there(key) and not ledger.is_new(key))
+
+    most = was or cohort.majority(ledger.taken)
+    if most is not None:
+        wanted = (most[0], cohort.kind_of(asked) if asked else most[1])
+        cohort.refuse_unlike_ct(ledger.taken, ledger.put, refuse)
+        cohort.refuse_others(ledger.taken, ledger.put, wanted, refuse)
+    cohort.refuse_duplicates(ledger.copies(), ledger.put, refuse)
+    if ledger.count_had() and next(iter(ledger.taken()), None) is None:
+        raise _emptied(folder, ledger)
+    note_leakage(folder.parent, folder.name, ledger)
+    cohort.suspect(ledger.taken, ledger.put)
+    mixed = any("other_modality" in record.accepted for _, record in ledger.taken())
+    # scans of both kinds are normalised image by image, whatever the data set was before they were accepted
+    given = asked or (_names(folder) if ledger.count_had() and not mixed else ())
+    return cohort.channel_names(ledger.taken, given)
+
+
+def _names(folder: Path) -> list[str]:
+    """The channels of dataset.json."""
+    names = description(folder).get("channel_names")
+    return [str(name) for name in names.values()] if isinstance(names, dict) else []
+
+
+def _emptied(folder: Path, ledger: Ledger) -> Emptied:
+    reasons = ledger.reasons()
+    told = "; ".join(f"{reason} ({count}), as {source}" for reason, count, source in reasons[:_REASONS_TOLD])
+    return Emptied(
+        f"Nothing would be left of {folder.name}, which has {ledger.count_had()} cases: {told}. It was left as it was. "
+        f"Look at it with --dry_run --report DIR and another -d, correct the command or the sources; to start the data "
+        f"set over, delete {folder} and run the command again."
+    )

@@ -10,14 +10,22 @@ from pathlib import Path
 from nnssl.planning.refusal import Refused
 
 _END = re.compile(rb"(?:^|\n)[ \t]*ElementDataFile[ \t]*=[ \t]*([^\r\n]*)", re.IGNORECASE)
-_LINE = re.compile(r"[ \t]*([A-Za-z][A-Za-z0-9_.-]*)[ \t]*[=:][ \t]*(.*)")
+# ITK splits at the first = or : and keeps keys that it does not know, as the dim[0] and 0008|0008 of its own converting
+_LINE = re.compile(r"([^=:\s][^=:]*?)[ \t]*[=:][ \t]*(.*)")
 _BYTES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "LONG": 4, "ULONG": 4}
 _BYTES |= {"LONG_LONG": 8, "ULONG_LONG": 8, "FLOAT": 4, "DOUBLE": 8}
 _DIMENSIONS = range(2, 5)
+# keys that say where the voxels are and what they mean: of these, ITK takes the first, others the last
+_ONCE = frozenset({"objecttype", "ndims", "dimsize", "elementtype", "elementdatafile", "binarydata", "compresseddata"})
+_ONCE |= {"binarydatabyteordermsb", "elementbyteordermsb", "elementtointensityfunctionslope", "anatomicalorientation"}
+_ONCE |= {"elementtointensityfunctionoffset"}
 # how many numbers each line has, in units of NDims
 _ONE_EACH = ("offset", "position", "origin", "elementspacing", "elementsize", "centerofrotation")
 _SQUARE = ("transformmatrix", "rotation", "orientation")
 _WHOLE = ("compresseddatasize", "headersize", "elementnumberofchannels", "id", "parentid")
+
+
+_ONCE |= {*_ONE_EACH, *_SQUARE, *_WHOLE}
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,11 @@ def meta_fields(file: Path, start: bytes) -> MetaHeader:
             # names of people need more than ASCII, and stand in lines that nobody uses
             line = raw.decode("latin-1").strip()
         match = _LINE.fullmatch(line)
-        if line and (match is None or "\0" in line or match[1].lower() in fields):
+        key = match[1].lower() if match is not None else ""
+        if line and (not key.isprintable() or not key or "\0" in line or (key in fields and key in _ONCE)):
             raise _damaged(file, f"the line {line[:40]!r} of its header cannot be")
         if match is not None:
-            fields[match[1].lower()] = match[2].strip()
+            fields[key] = match[2].strip()
     newline = start[end.end() : end.end() + 2]
     size = end.end() + (2 if newline == b"\r\n" else 1)
     return MetaHeader(fields, size, _checked(file, fields))

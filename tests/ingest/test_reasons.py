@@ -13,7 +13,7 @@ from nnssl.errors import UsageError
 from nnssl.ingest.run import Request, ingest
 from nnssl.planning.reading import read_image
 from nnssl.planning.refusal import REASONS, checked_reasons
-from tests.ingest.scans import texture, write, write_nifti
+from tests.ingest.scans import texture, write, write_nifti, write_series
 
 AFFINE = np.diag([-1.0, -1.5, 2.5, 1.0])
 
@@ -126,6 +126,53 @@ def test_a_flipped_byte_in_a_compressed_metaimage_is_noticed(source, run, name, 
     assert reason(run()) == "damaged"
     path.write_bytes(bytes(content[:-200]))
     assert reason(run()) in ("damaged", "truncated")
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+@pytest.mark.parametrize("origin", ["nifti", "dicom"])
+def test_metaimages_that_were_converted_keep_their_sources_keys_and_are_read(
+    source, dataset, run, tmp_path, name, origin
+):
+    if origin == "nifti":
+        path = write_nifti(tmp_path / "a.nii.gz", texture(0, ct=True), descrip=b"by hand: 3 [mm] = x")
+        image = SimpleITK.ReadImage(str(path))
+        image.SetMetaData("ITK_FileNotes", "two words, (more) = and | others")
+    else:
+        files = sorted(map(str, write_series(tmp_path / "s", texture(0, ct=True)).iterdir()))
+        reader = SimpleITK.ImageSeriesReader()
+        reader.SetFileNames(files)
+        reader.LoadPrivateTagsOn()
+        reader.MetaDataDictionaryArrayUpdateOn()
+        image = reader.Execute()
+        for key in reader.GetMetaDataKeys(0):
+            image.SetMetaData(key, reader.GetMetaData(0, key))
+    SimpleITK.WriteImage(image, str(source / name), useCompression=False)
+    header = (source / name).read_bytes().split(b"ElementDataFile")[0]
+    assert (b"dim[0] = 3" if origin == "nifti" else b"0008|0060 = CT") in header
+    np.testing.assert_array_equal(voxels(dataset, run()), SimpleITK.GetArrayFromImage(image))
+
+
+@pytest.mark.parametrize(
+    ("line", "fine"),
+    [
+        ("Foo Bar = 3", True),
+        ("/a/b = c", True),
+        ("Foo = ", True),
+        ("Foo = 1\nFoo = 2", True),
+        ("no sign at all", False),
+        ("= 3", False),
+        ("DimSize = 9 9 9", False),
+        ("ElementSpacing = 7 7 7", False),
+    ],
+)
+def test_keys_of_others_pass_and_those_of_metaimage_stand_once(source, run, line, fine):
+    head = (
+        f"ObjectType = Image\nNDims = 3\n{line}\nDimSize = 14 12 10\nElementSpacing = 1 2 3\nElementType = MET_SHORT\n"
+    )
+    content = texture(0).astype("<i2").tobytes()
+    (source / "a.mha").write_bytes(f"{head}ElementDataFile = LOCAL\n".encode() + content)
+    outcome = run()
+    assert bool(outcome.taken) == fine and (fine or reason(outcome) == "damaged")
 
 
 def test_headers_lead_nowhere_else_and_claim_no_more_than_there_is(source, tmp_path, run):

@@ -18,6 +18,10 @@ _VIEW = "IPL"  # rows of coronal slices go to the feet, of axial ones to the bac
 _PICTURE = 72  # pixels of the longest side of a slice
 # HU that counts as air or fat, how much of it a CT has, and what its bone or contrast reaches
 _AIR_HU, _AIR_SHARE, _BONE_HU = -150.0, 0.005, 100.0
+_HU_LIMITS = (-33_000.0, 70_000.0)  # 16 bits, and metal on extended scales
+_MOST_HU = 5000.0  # of 99 in 100 voxels: bone and contrast end at about 3000, metal is rare
+# emptier than air is only what scanners fill in outside their circle: one value, and few between it and air
+_EMPTY_HU, _EMPTY_SHARE = -1200.0, 0.05
 
 
 def describe(voxels: npt.NDArray[np.float32], to_world: Affine) -> dict[str, Any]:
@@ -48,14 +52,18 @@ def describe(voxels: npt.NDArray[np.float32], to_world: Affine) -> dict[str, Any
 
 
 def looks_like_ct(voxels: npt.NDArray[np.float32]) -> bool:
-    """Whether values could be Hounsfield units: air or fat well below 0, something above 100, 16 bits.
+    """Whether values could be Hounsfield units.
 
-    MR, US and PET images hold no negative values but for rounding.
+    Air or fat well below 0 in more than a few voxels, something above 100, almost nothing above 5000, and below air
+    nothing but one value for what was not scanned. MR, US and PET images hold no negative values but for rounding and
+    noise; phase images reach as far below air as above.
     """
     sample = _sample(voxels)
     low, high = float(sample.min()), float(sample.max())
-    within = low > -33_000 and _BONE_HU < high < 70_000
-    return within and float((sample < _AIR_HU).mean()) > _AIR_SHARE
+    if low <= _HU_LIMITS[0] or not _BONE_HU < high < _HU_LIMITS[1] or float(np.percentile(sample, 99)) > _MOST_HU:
+        return False
+    between = float(((sample < _EMPTY_HU) & (sample != low)).mean())
+    return between < _EMPTY_SHARE and float((sample < _AIR_HU).mean()) > _AIR_SHARE
 
 
 def content_hash(voxels: npt.NDArray[np.float32]) -> str:

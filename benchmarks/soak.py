@@ -7,12 +7,12 @@ after `--minutes` with SIGTERM. A run that is stopped with Ctrl-C and one that i
 Prints a table and one JSON line; ends non-zero when a bound is broken:
 
 - resident memory, the last quarter's median against the second quarter's: within 2 %;
-- files in the run's folder: as many at the end as after the warm-up;
+- files in the run's folder: as many at the end as when it held two states and weights, where the measuring begins;
 - seconds of a step, the last quarter's median against the second quarter's: at most 10 % more, by the clock or by
   processor time, whichever grew less (a busy machine slows the clock, a slow disk only the clock: keep it free);
 - no process left after the end, Ctrl-C or kill -9.
 
-The second quarter is the first that counts: allocators fill their pools and the journal its first epochs before it.
+The second quarter is the first that counts: allocators fill their pools before it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,13 @@ from typing import Any
 from methods import PLANS, environment, prepare
 
 from nnssl.demo.small_plan import CONFIGURATION
+from nnssl.engine.checkpoint import PREVIOUS
+from nnssl.engine.run_folder import NEWEST
 from nnssl.evaluate.commands import program
 
 TRAINER = "MAETrainer"
 MEMORY, SLOWDOWN = 0.02, 0.10  # bounds
-START, END = 180.0, 120.0  # seconds for the first step to come, and for a stopped run to be gone
+START, END = 400.0, 120.0  # seconds for the first files to be there, and for a stopped run to be gone
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Sample:
     """One look at a run.
 
     Attributes:
-        minute: since the first step.
+        minute: since the folder held two states.
         steps: taken so far.
         memory_mib: resident memory of all its processes.
         processor_seconds: used by all its processes.
@@ -85,13 +87,21 @@ class Run:
         return [line["seconds"] for line in lines if "seconds" in line]
 
     def wait_for_steps(self, number: int) -> None:
-        """Return when so many steps are done.
+        """Return when so many steps are done."""
+        self._wait(lambda: len(self.steps()) >= number)
+
+    def wait_for_files(self) -> None:
+        """Return when the folder holds all that a run ever writes before its end: two states, and weights."""
+        self._wait(lambda: all((self.folder / name).is_file() for name in (PREVIOUS, NEWEST)))
+
+    def _wait(self, reached: Callable[[], bool]) -> None:
+        """Return when it is.
 
         Raises:
             SystemExit: the run ended, or took too long.
         """
         end = time.monotonic() + START
-        while len(self.steps()) < number:
+        while not reached():
             if self.process.poll() is not None or time.monotonic() > end:
                 self.kill()
                 sys.exit(f"The run did not start; its words are in {self._log.name}.")
@@ -208,7 +218,7 @@ def soak(root: Path, minutes: float, number: int) -> dict[str, Any]:
     dataset = prepare(root, [TRAINER])
     run = Run(root, dataset, "soak")
     try:
-        run.wait_for_steps(5)
+        run.wait_for_files()
         began, samples = time.monotonic(), []
         print(f"{'minute':>7} {'steps':>7} {'MiB':>8} {'files':>5} {'threads':>7} {'open':>5}", flush=True)
         for index in range(1, number + 1):

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnssl.errors import UsageError
@@ -17,6 +17,7 @@ from nnssl.ingest.identity import Pseudonyms
 from nnssl.ingest.json_lists import list_scans, no_list
 from nnssl.ingest.names import ending, is_image_folder, is_label_folder, shown
 from nnssl.ingest.nnunet_task import is_task, task_scans
+from nnssl.ingest.people import patients_among
 from nnssl.ingest.plain import images_of_task, volumes
 from nnssl.ingest.png import StackFinder
 from nnssl.ingest.record import printable
@@ -92,7 +93,7 @@ class _Search:
     def hand_on(self, layout: str, scans: Iterable[Scan]) -> None:
         """Take in the scans of one layout."""
         for scan in scans:
-            self.take(scan)
+            self.take(scan if scan.by else replace(scan, by=layout))
             self.found.layouts[layout] += 1
 
     def one_file(self, file: Path) -> None:
@@ -110,13 +111,20 @@ class _Search:
         elif not self._file(file.parent, file.name):
             self.hand_on("volumes in folders", volumes(file.parent, [file.name], self.root))
 
-    def folder(self, folder: Path) -> None:
-        """Take in a folder: as the layout that begins here, or file by file."""
+    def folder(self, folder: Path, who: int | None = None) -> None:
+        """Take in a folder: as the layout that begins here, or file by file.
+
+        Args:
+            folder: below the source, or the source.
+            who: how many folders below the source that of a patient lies, if one does.
+        """
         inside = self._inside(folder)
         if inside is None or self._as_layout(folder, inside):
             return
         loose = [name for name in inside.files if not self._file(folder, name)]
-        self.hand_on("volumes in folders", volumes(folder, loose, self.root))
+        self.hand_on("volumes in folders", volumes(folder, loose, self.root, who=who))
+        depth = len(folder.relative_to(self.root).parts) + 1
+        is_patient = patients_among(folder, inside.folders)
         images = any(map(is_image_folder, inside.folders))
         for name in inside.folders:
             if images and is_label_folder(name):
@@ -124,7 +132,7 @@ class _Search:
             elif is_image_folder(name) and self.wants("nnunet"):
                 self._images(folder / name)
             else:
-                self.folder(folder / name)
+                self.folder(folder / name, who or (depth if is_patient(name) else None))
 
     def finish(self) -> None:
         """Group what lay about in many folders."""

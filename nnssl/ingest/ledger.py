@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -196,6 +197,21 @@ class Ledger:
         """(reason, how many, a source) of all that is refused, the most frequent first."""
         query = "SELECT reason, count(*), min(source) FROM records WHERE status = 'refused' GROUP BY 1 ORDER BY 2 DESC"
         return [(str(reason), int(count), str(source)) for reason, count, source in self._db.execute(query)]
+
+    def subjects(self, *, hidden: bool) -> list[tuple[str, int]]:
+        """(what told who they are, number of subjects) of the cases that were found now, the most first.
+
+        Args:
+            hidden: folders are not named.
+        """
+        query = (
+            "SELECT json_extract(scan, '$.by'), count(DISTINCT json_extract(body, '$.subject')) FROM found "
+            "JOIN records ON records.key = found.key WHERE status = 'taken' GROUP BY 1"
+        )
+        counts: Counter[str] = Counter()
+        for by, count in self._db.execute(query):
+            counts[str(by).partition(" in ")[0] if hidden else str(by)] += int(count)
+        return counts.most_common()
 
     def copy_to(self, file: Path) -> None:
         """A copy of what is on the disk."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnssl.atomic import whole_file
 from nnssl.ingest.json_stream import Rows, write_json
-from nnssl.ingest.record import Record
+from nnssl.ingest.record import Record, printable
 from nnssl.ingest.report_html import page
 from nnssl.planning.refusal import REASONS
 
@@ -73,6 +73,7 @@ def overview(name: str, outcome: Outcome) -> dict[str, Any]:
         "pictures": {"refused": bad_pictures, "suspicious": odd_pictures, "others": pictures},
         "reasons": dict(reasons.most_common()),
         "suspicions": dict(suspicions.most_common()),
+        "subjects_by": dict(outcome.subjects),
         "layouts": dict(outcome.layouts),
         "ignored": dict(outcome.ignored),
     }
@@ -87,6 +88,10 @@ def summary(name: str, outcome: Outcome) -> list[str]:
         f"{', '.join(outcome.channels.values())}; {counts['read_now']} scans read now, {counts['known_before']} known "
         f"from before."
     ]
+    if outcome.subjects:
+        by = ", ".join(f"{count} by {printable(how)}" for how, count in outcome.subjects[:_LINES])
+        more = f" and {len(outcome.subjects) - _LINES} more ways" if len(outcome.subjects) > _LINES else ""
+        lines.append(f"Subjects: {by}{more}.")
     if counts["left_now"]:
         lines.append(f"{counts['left_now']} cases that were in the data set left it; they are among the refused.")
     if content["ignored"]:

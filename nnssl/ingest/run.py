@@ -69,6 +69,7 @@ class Outcome:
         new: how many were read now.
         kept: how many were known.
         lost: how many were cases before this run and are no longer.
+        subjects: (what told who they are, number of subjects) of the cases found now.
         layouts: {layout: scans found now}.
         ignored: {kind of file: how many}.
         channels: dataset.json's channel_names.
@@ -81,6 +82,7 @@ class Outcome:
     new: int
     kept: int
     lost: int
+    subjects: list[tuple[str, int]]
     layouts: Counter[str]
     ignored: Counter[str]
     channels: dict[str, str]
@@ -168,6 +170,7 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
             new=new,
             kept=ledger.count_found() - new,
             lost=ledger.count_lost(),
+            subjects=ledger.subjects(hidden=request.hide_names),
             layouts=layouts,
             ignored=ignored,
             channels=channels,

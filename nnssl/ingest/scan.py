@@ -48,6 +48,7 @@ class Scan:
         notes: what else is worth telling.
         secrets: texts that could name the patient, to be taken out of messages; never written.
         allowed: names of reasons that do not keep it out.
+        by: what told the subject, in words ("names of folders in ward_A").
     """
 
     parts: tuple[Part, ...]
@@ -60,6 +61,7 @@ class Scan:
     notes: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
+    by: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:

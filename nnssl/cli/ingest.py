@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
             f"{PROG} ct mr -d 745 746 -n Thorax Brain                    a data set for each source",
             f"{PROG} bids -d 745 -n Brain --channels T1w T2w FLAIR         one case a session, with three channels",
             f"{PROG} scans.csv -d 745 -n Thorax --accept label_map duplicate",
+            f"{PROG} scans -d 745 -n Thorax --exclude 'phantoms' '*/patient 07/*' --accept ct_not_hu='A1/S0001'",
         ),
     )
     add = made.add_argument
@@ -45,7 +46,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--copy", action="store_true", help="write every file anew, link none")
     add("--dry_run", action="store_true", help="read and judge, write no data set")
     add("--report", metavar="DIR", help="folder for report.html and report.json (default: ingest in the data set)")
-    add("--accept", nargs="+", default=[], metavar="REASON", help="take scans all the same that were refused as REASON")
+    add(
+        "--accept",
+        nargs="+",
+        default=[],
+        metavar="REASON[=PATTERN]",
+        help="take scans all the same that were refused as REASON; with =PATTERN only those whose path fits",
+    )
+    add(
+        "--exclude",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="leave out scans whose path below the source, or that of a folder above them, fits (in quotes: '*_seg*')",
+    )
     add("--format", default="auto", choices=_FORMATS, help="look for this layout only (default auto: all)")
     add(
         "--channels",
@@ -67,13 +81,13 @@ def _parser() -> argparse.ArgumentParser:
 def _ingest(arguments: argparse.Namespace) -> int:
     names = _datasets(arguments)
     apply_workspace(arguments)
+    from nnssl.ingest.patterns import checked_accept
     from nnssl.ingest.report import HTML, summary
     from nnssl.ingest.run import Request, check_sources, ingest
     from nnssl.paths import folders
-    from nnssl.planning.refusal import checked_reasons
 
     raw = folders().raw
-    accepted = checked_reasons(arguments.accept)
+    accepted = checked_accept(arguments.accept)
     sources = [Path(source) for source in arguments.sources]
     empty = []
     for number, name in enumerate(names):
@@ -87,6 +101,7 @@ def _ingest(arguments: argparse.Namespace) -> int:
             form=arguments.format,
             channels=tuple(arguments.channels),
             accepted=accepted,
+            excluded=tuple(arguments.exclude),
             copy=arguments.copy,
             dry_run=arguments.dry_run,
             hide_names=arguments.hide_names,

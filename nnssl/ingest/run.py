@@ -19,6 +19,7 @@ from nnssl.ingest.dataset import write_description, write_table
 from nnssl.ingest.find import find
 from nnssl.ingest.judge import check_channels, judge
 from nnssl.ingest.ledger import FOLDER, Ledger, open_ledger
+from nnssl.ingest.patterns import Patterns
 from nnssl.ingest.record import Record
 from nnssl.ingest.records import Records
 from nnssl.ingest.report import write_report
@@ -40,7 +41,8 @@ class Request:
         folder: nnUNet_raw/DatasetXXX_Name.
         form: the layout to look for; "auto" for all.
         channels: names of the channels, where the user says them; several put single scans of a session together.
-        accepted: names of reasons that do not keep a scan out.
+        accepted: names of reasons that do not keep a scan out; "REASON=PATTERN" for those whose path fits.
+        excluded: patterns of paths of scans that are left out.
         copy: never link.
         dry_run: write nothing but a report that was asked for.
         hide_names: no name of a file or folder is written anywhere.
@@ -53,6 +55,7 @@ class Request:
     form: str = "auto"
     channels: Sequence[str] = ()
     accepted: frozenset[str] = frozenset()
+    excluded: Sequence[str] = ()
     copy: bool = False
     dry_run: bool = False
     hide_names: bool = False
@@ -151,7 +154,7 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
     with open_ledger(request.folder, aside=passing.folder if dry else None) as ledger:
         was = check_channels(request.folder, ledger, request.channels)
         before.begin(ledger)
-        layouts, ignored = _found(request, ledger)
+        layouts, ignored = _found(request, ledger, say)
         say(f"Found {ledger.count_found()} scans: {_counts(layouts) or 'none'}.")
         wishes = Wishes(images=request.folder / IMAGES, channels=request.channels, hide_names=request.hide_names)
         pictures = (passing.folder if dry else request.folder / FOLDER) / PICTURES
@@ -192,30 +195,33 @@ def _read(request: Request, ledger: Ledger, tasks: Tasks, pictures: Path, before
             ledger.commit_sometimes()
 
 
-def _found(request: Request, ledger: Ledger) -> tuple[Counter[str], Counter[str]]:
+def _found(request: Request, ledger: Ledger, say: Say) -> tuple[Counter[str], Counter[str]]:
     """Scans into the ledger; counts of layouts, counts of what was not looked at."""
     layouts: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
     roots = []
+    patterns = Patterns(request.accepted, request.excluded, hide_names=request.hide_names)
     for source in request.sources:
         root = ledger.pseudonyms.digest("root", str(source.resolve()))[:12]
         found = find(
             source,
             form=request.form,
             pseudonyms=ledger.pseudonyms,
-            take=functools.partial(_add, ledger, root, tuple(sorted(request.accepted))),
+            take=functools.partial(_add, ledger, patterns, root, source if source.is_dir() else source.parent),
         )
         roots.append(root)
         layouts += found.layouts
         ignored += found.ignored
+    for pattern in patterns.unused():
+        say(f"The pattern {pattern} fits no scan that was found.")
     if len(request.channels) > 1 and (none := put_together(ledger, request.channels)):
         ignored[f"scans that are none of {', '.join(request.channels)}"] += none
     ledger.forget_absent(roots)
     return layouts, ignored
 
 
-def _add(ledger: Ledger, root: str, allowed: tuple[str, ...], scan: Scan) -> None:
-    ledger.add_found(root, replace(scan, allowed=allowed))
+def _add(ledger: Ledger, patterns: Patterns, root: str, folder: Path, scan: Scan) -> None:
+    ledger.add_found(root, patterns.applied(scan, folder))
 
 
 def _copies(request: Request) -> bool:

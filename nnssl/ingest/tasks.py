@@ -10,6 +10,7 @@ from nnssl.ingest.before import Before
 from nnssl.ingest.identity import Pseudonyms
 from nnssl.ingest.ledger import Ledger
 from nnssl.ingest.names import case_name, token
+from nnssl.ingest.patterns import EXCLUDED, is_excluded
 from nnssl.ingest.record import Record, printable
 from nnssl.ingest.scan import Scan
 from nnssl.ingest.take import Task
@@ -57,7 +58,8 @@ def promise(ledger: Ledger, wishes: Wishes, before: Before) -> Tasks:
     numbers: dict[str, int] = {}
     for key, root, scan in ledger.found():
         old = ledger.get(key)
-        if old is not None and old.stamp == stamp(scan) and old.status != "pending":
+        same = old is not None and old.stamp == stamp(scan) and old.status != "pending"
+        if old is not None and same and is_excluded(scan) == (old.reason == EXCLUDED):
             if _was_set_aside(old):
                 _renew(old, scan, ledger, wishes)
                 ledger.set_aside(key, old)

@@ -60,6 +60,7 @@ REASONS = {
         Reason("label_map", "labels, not an image", _KEPT),
         Reason("duplicate", "the same voxels as another case", _KEPT),
         Reason("other_modality", "CT among other scans, or the other way round", "all are normalised image by image"),
+        Reason("excluded", "the command leaves it out (--exclude)"),
         Reason("held_out", "listed for testing or validation", _KEPT),
     )
 }

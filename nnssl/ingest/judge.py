@@ -8,11 +8,12 @@ from pathlib import Path
 
 from nnssl.errors import UsageError
 from nnssl.ingest import cohort
-from nnssl.ingest.before import Before, Emptied
+from nnssl.ingest.before import IMAGES, Before, Emptied
 from nnssl.ingest.dataset import description
 from nnssl.ingest.elsewhere import note_leakage
 from nnssl.ingest.ledger import Ledger
 from nnssl.ingest.record import Record
+from nnssl.ingest.write import has_case
 
 _NEUTRAL = re.compile(r"image\d*")  # what channels are called of which no source and no user says what they are
 _REASONS_TOLD = 6
@@ -49,12 +50,15 @@ def check_channels(folder: Path, ledger: Ledger, asked: Sequence[str]) -> Kind |
     )
 
 
-def judge(folder: Path, ledger: Ledger, asked: Sequence[str], was: Kind | None, before: Before) -> dict[str, str]:
+def judge(
+    folder: Path, ledger: Ledger, roots: Sequence[str], asked: Sequence[str], was: Kind | None, before: Before
+) -> dict[str, str]:
     """Refuse what does not go with the others or with the request, note what is odd; returns the channel names.
 
     Args:
         folder: nnUNet_raw/DatasetXXX_Name.
         ledger: of it, with all that was read.
+        roots: of the sources of this run.
         asked: names of channels, from the user; may be none.
         was: from `check_channels`.
         before: takes files away.
@@ -70,6 +74,9 @@ def judge(folder: Path, ledger: Ledger, asked: Sequence[str], was: Kind | None, 
         if not ledger.is_aside(key):
             before.take_away(record.case, had=ledger.was_there(key) and not ledger.is_new(key))
 
+    for key, record in ledger.absent(roots):
+        if not has_case(folder / IMAGES, record.case, len(record.channels)):
+            refuse(key, record, "vanished", "its file is no longer in its source, and the case was a link to it")
     most = was or cohort.majority(ledger.taken)
     if most is not None:
         wanted = (most[0], cohort.kind_of(asked) if asked else most[1])
@@ -80,6 +87,10 @@ def judge(folder: Path, ledger: Ledger, asked: Sequence[str], was: Kind | None, 
         raise _emptied(folder, ledger)
     note_leakage(folder.parent, folder.name, ledger)
     cohort.suspect(ledger.taken, ledger.put)
+    for key, record in ledger.absent(roots):
+        what = "its link leads to the file where it is now" if record.linked else "its copy stays in the data set"
+        record.suspicions["vanished"] = f"its source has no {record.source} any more; {what}"
+        ledger.put(key, record)
     mixed = any("other_modality" in record.accepted for _, record in ledger.taken())
     # scans of both kinds are normalised image by image, whatever the data set was before they were accepted
     given = asked or (_names(folder) if ledger.count_had() and not mixed else ())

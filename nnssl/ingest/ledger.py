@@ -143,6 +143,19 @@ class Ledger:
                 (root,),
             )
 
+    def absent(self, roots: Sequence[str]) -> Iterator[tuple[str, Record]]:
+        """(key, record) of cases that one of these sources once had and has no longer; may be written meanwhile."""
+        query = (
+            "SELECT place, key, body FROM records WHERE status = 'taken' AND root = ? AND place > ? "
+            "AND key NOT IN (SELECT key FROM found) ORDER BY place LIMIT ?"
+        )
+        for root in roots:
+            last = -1
+            while rows := self._db.execute(query, (root, last, _AT_A_TIME)).fetchall():
+                for _, key, body in rows:
+                    yield key, from_text(body)
+                last = rows[-1][0]
+
     # records
 
     def get(self, key: str) -> Record | None:

@@ -154,7 +154,7 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
     with open_ledger(request.folder, aside=passing.folder if dry else None) as ledger:
         was = check_channels(request.folder, ledger, request.channels)
         before.begin(ledger)
-        layouts, ignored = _found(request, ledger, say)
+        layouts, ignored, roots = _found(request, ledger, say)
         say(f"Found {ledger.count_found()} scans: {_counts(layouts) or 'none'}.")
         wishes = Wishes(images=request.folder / IMAGES, channels=request.channels, hide_names=request.hide_names)
         pictures = (passing.folder if dry else request.folder / FOLDER) / PICTURES
@@ -162,12 +162,12 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
         ledger.commit()  # names are promised before files take them, so that a killed run is continued
         new = len(tasks)
         _read(request, ledger, tasks, pictures, before)
-        channels = judge(request.folder, ledger, request.channels, was, before)
+        channels = judge(request.folder, ledger, roots, request.channels, was, before)
         if again := promise_again(ledger, wishes):
             ledger.commit()
             new += len(again)
             _read(request, ledger, again, pictures, before)
-            channels = judge(request.folder, ledger, request.channels, was, before)
+            channels = judge(request.folder, ledger, roots, request.channels, was, before)
         return Outcome(
             ledger=ledger.file,
             new=new,
@@ -195,8 +195,8 @@ def _read(request: Request, ledger: Ledger, tasks: Tasks, pictures: Path, before
             ledger.commit_sometimes()
 
 
-def _found(request: Request, ledger: Ledger, say: Say) -> tuple[Counter[str], Counter[str]]:
-    """Scans into the ledger; counts of layouts, counts of what was not looked at."""
+def _found(request: Request, ledger: Ledger, say: Say) -> tuple[Counter[str], Counter[str], list[str]]:
+    """Scans into the ledger; counts of layouts, counts of what was not looked at, what the ledger calls the sources."""
     layouts: Counter[str] = Counter()
     ignored: Counter[str] = Counter()
     roots = []
@@ -217,7 +217,7 @@ def _found(request: Request, ledger: Ledger, say: Say) -> tuple[Counter[str], Co
     if len(request.channels) > 1 and (none := put_together(ledger, request.channels)):
         ignored[f"scans that are none of {', '.join(request.channels)}"] += none
     ledger.forget_absent(roots)
-    return layouts, ignored
+    return layouts, ignored, roots
 
 
 def _add(ledger: Ledger, patterns: Patterns, root: str, folder: Path, scan: Scan) -> None:

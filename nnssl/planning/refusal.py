@@ -28,6 +28,7 @@ REASONS = {
     reason.name: reason
     for reason in (
         Reason("missing_file", "a list names a file that is not there"),
+        Reason("vanished", "a case was a link to a file that is gone"),
         Reason("unknown_format", "a list names a file that no reader knows"),
         Reason("outside_source", "a list names a file outside its own folder"),
         Reason("bad_list", "a list of scans that cannot be understood"),

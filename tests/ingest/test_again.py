@@ -7,7 +7,8 @@ import json
 import pytest
 
 from nnssl.errors import DataError, UsageError
-from tests.ingest.scans import texture, write, write_series
+from nnssl.ingest.report import summary
+from tests.ingest.scans import texture, write, write_nifti, write_series
 
 
 def cases(dataset):
@@ -112,8 +113,6 @@ def test_a_run_that_would_empty_a_data_set_leaves_it_as_it_was(source, dataset, 
 
 
 def test_cases_that_leave_are_told(source, dataset, run, capsys):
-    from nnssl.ingest.report import summary
-
     mixed(source, cts=0)
     run()
     (source / "mr1.nii.gz").write_bytes(b"none")
@@ -137,3 +136,35 @@ def test_a_ct_by_its_own_word_stays_refused_for_its_values(source, run):
     write(source / "ct.nii.gz", texture(1, ct=True))
     for _ in range(2):
         assert [record.reason for record in run(channels=("CT",)).refused] == ["ct_not_hu"]
+
+
+def test_scans_that_are_gone_from_their_source_are_told_and_dead_links_leave(source, dataset, run):
+    linked = write_nifti(source / "linked.nii.gz", texture(0))
+    moved = write_nifti(source / "moved.nii.gz", texture(1))
+    copied = write(source / "copied.nrrd", texture(2))
+    write(source / "stays.nii.gz", texture(3))
+    assert len(run().taken) == 4
+    linked.unlink()
+    copied.unlink()
+    (source / "new").mkdir()
+    moved.rename(source / "new" / "moved.nii.gz")
+    outcome = run()
+    assert sorted(record.case for record in outcome.taken) == ["copied", "new_moved", "stays"]
+    assert {record.case: record.reason for record in outcome.refused} == {"linked": "vanished", "moved": "vanished"}
+    assert outcome.lost == 2 and cases(dataset) == ["copied_0000.nii.gz", "new_moved_0000.nii.gz", "stays_0000.nii.gz"]
+    lines = "\n".join(summary("x", outcome))
+    assert "vanished (2)" in lines and "copied: its source has no copied.nrrd any more; its copy stays" in lines
+    assert "copied.nrrd any more" in (dataset / "ingest" / "report.html").read_text()
+    write(copied, texture(2))
+    assert not run().refused and not any("vanished" in record.suspicions for record in run().taken)
+
+
+def test_a_source_that_is_empty_all_at_once_empties_nothing(source, dataset, run):
+    """As when a disk is not there."""
+    file = write_nifti(source / "a.nii.gz", texture(0))
+    run()
+    file.rename(source.parent / "elsewhere.nii.gz")
+    with pytest.raises(DataError, match="vanished"):
+        run()
+    (source.parent / "elsewhere.nii.gz").rename(file)
+    assert len(run().taken) == 1

@@ -10,12 +10,13 @@ from nnssl.ingest.names import label_by_name, shown, stem
 from nnssl.ingest.scan import Part, Scan
 
 _ENTITY = re.compile(r"(?:^|_)(sub|ses)-([A-Za-z0-9]+)")
+DESCRIPTION = "dataset_description.json"
 OUTSIDE = frozenset({"derivatives", "sourcedata", "code", "stimuli", "phenotype"})
 
 
 def is_bids(folder: Path) -> bool:
     """Whether a folder is the root of a BIDS tree."""
-    if (folder / "dataset_description.json").is_file():
+    if (folder / DESCRIPTION).is_file():
         return any(folder.glob("sub-*/"))
     return any(each.is_dir() for each in folder.glob("sub-*/anat")) or any(
         each.is_dir() for each in folder.glob("sub-*/ses-*/anat")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnssl.errors import UsageError
-from nnssl.ingest.bids import OUTSIDE, bids_scans, is_bids
+from nnssl.ingest.bids import DESCRIPTION, OUTSIDE, bids_scans, is_bids
 from nnssl.ingest.csv_list import csv_scans
 from nnssl.ingest.dicom import SeriesFinder, is_dicom
 from nnssl.ingest.identity import Pseudonyms
@@ -25,6 +25,7 @@ from nnssl.ingest.scan import Found, Scan, refused
 
 FORMATS = ("auto", "folders", "dicom", "png", "bids", "nnunet", "list")
 _LIST = re.compile(r"(pretrain_data|datalist|data_list|dataset)\w*\.json", re.IGNORECASE)
+_VOXELS = {".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",), ".gz": (".nhdr",)}  # and the headers that name them
 _ENDING = re.compile(r"\.[a-z][a-z0-9]{0,7}")
 Take = Callable[[Scan], None]
 
@@ -59,10 +60,14 @@ class _Inside:
 
     folders: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    hidden: int = 0
     special: int = 0  # links that lead nowhere, pipes, devices: opening one may wait for ever
 
     def add(self, entry: os.DirEntry[str]) -> None:
         """Take in one entry of the folder."""
+        if entry.name.startswith("."):
+            self.hidden += 1
+            return
         with suppress(OSError):  # a link to itself
             if entry.is_dir():
                 self.folders.append(entry.name)
@@ -90,11 +95,14 @@ class _Search:
         """Whether this layout is looked for."""
         return self.form in ("auto", form)
 
-    def hand_on(self, layout: str, scans: Iterable[Scan]) -> None:
-        """Take in the scans of one layout."""
+    def hand_on(self, layout: str, scans: Iterable[Scan], within: Path | None = None) -> int:
+        """Take in the scans of one layout; how many of their files lie below `within`."""
+        files = 0
         for scan in scans:
+            files += sum(_is_below(file, within) for file in scan.files) if within is not None else 0
             self.take(scan if scan.by else replace(scan, by=layout))
             self.found.layouts[layout] += 1
+        return files
 
     def one_file(self, file: Path) -> None:
         """A source that is a file: a list, or one volume."""
@@ -103,11 +111,13 @@ class _Search:
             raise UsageError(f"The source {file} is neither a folder nor a file.")
         if file.suffix.lower() in (".csv", ".tsv", ".txt"):
             self.hand_on("rows of a CSV", csv_scans(file, self.pseudonyms))
+            self.found.described["list"] += 1
         elif file.suffix.lower() == ".json":
             scans = list_scans(file)
             if scans is None:
                 raise no_list(file)
             self.hand_on("entries of a JSON list", scans)
+            self.found.described["list"] += 1
         elif not self._file(file.parent, file.name):
             self.hand_on("volumes in folders", volumes(file.parent, [file.name], self.root))
 
@@ -152,29 +162,37 @@ class _Search:
             self.seen.add(here)
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if not entry.name.startswith("."):
-                        inside.add(entry)
+                    inside.add(entry)
         except OSError as error:
             self._closed(error)
             return None
         if inside.special:
             self.found.ignored["links that lead nowhere, pipes and devices"] += inside.special
+        if inside.hidden:
+            self.found.ignored["hidden files and folders"] += inside.hidden
         inside.folders.sort()
         inside.files.sort()
         return inside
 
     def _as_layout(self, folder: Path, inside: _Inside) -> bool:
         if self.wants("nnunet") and is_task(folder) and (scans := task_scans(folder, self.root)) is not None:
-            self.hand_on("cases of task folders", scans)
+            self._all_of(folder, "dataset.json", "cases of task folders", scans)
             return True
         if self.wants("bids") and is_bids(folder):
-            self._bids(folder, inside.folders)
+            self._bids(folder, inside)
             return True
         for name in inside.files if self.wants("list") else []:
             if _LIST.fullmatch(name) and (listed := list_scans(folder / name)) is not None:
-                self.hand_on("entries of a JSON list", listed)
+                self._all_of(folder, name, "entries of a JSON list", listed)
                 return True
         return False
+
+    def _all_of(self, folder: Path, name: str, layout: str, scans: Iterable[Scan]) -> None:
+        """A folder of which one file says what is in it; what it does not name is told."""
+        used = self.hand_on(layout, scans, folder)
+        self.found.described[name] += 1
+        if (rest := _count(folder) - used - 1) > 0:
+            self.found.ignored[f"files that {printable(name)} does not name as scans"] += rest
 
     def _images(self, folder: Path) -> None:
         """A folder of images: what lies in it directly are cases, each of a subject of its own."""
@@ -186,15 +204,22 @@ class _Search:
         for name in inside.folders:
             self.folder(folder / name)
 
-    def _bids(self, folder: Path, inside: list[str]) -> None:
-        for name in inside:
-            if name in OUTSIDE:
-                self.found.ignored[f"files of BIDS {name}"] += _count(folder / name)
-            elif name.startswith("sub-"):
+    def _bids(self, folder: Path, inside: _Inside) -> None:
+        for name in inside.folders:
+            if name.startswith("sub-"):
                 files = self._volumes_below(folder / name)
                 self.hand_on("volumes in BIDS trees", bids_scans(files, self.root))
-                if others := _count(folder / name) - len(files):
-                    self.found.ignored["other files of BIDS subjects"] += others
+                others, what = _count(folder / name) - len(files), "other files of BIDS subjects"
+            else:
+                others = _count(folder / name)
+                what = f"files of BIDS {name}" if name in OUTSIDE else "files of other folders in BIDS trees"
+            if others:
+                self.found.ignored[what] += others
+        for name in inside.files:
+            if name == DESCRIPTION:
+                self.found.described[name] += 1
+            else:
+                self.found.ignored["files beside BIDS subjects"] += 1
 
     def _file(self, folder: Path, name: str) -> bool:
         """Put a file where it belongs; False for a volume that is still to be taken in."""
@@ -202,10 +227,14 @@ class _Search:
         kind = file.suffix.lower()
         if ending(file) and self.wants("folders"):
             return False
-        if kind == ".png" and self.wants("png"):
+        if file.name.upper() == "DICOMDIR":  # a table of contents: the files that it names are found without it
+            self.found.ignored["files DICOMDIR"] += 1
+        elif kind in _VOXELS and any(file.with_suffix(head).is_file() for head in _VOXELS[kind]):
+            self.found.described["voxels of headers beside them"] += 1
+        elif kind == ".png" and self.wants("png"):
             self.stacks.add(file)
         elif kind == ".csv" and self.wants("png") and self.stacks.add_table(file):
-            return True
+            self.found.described["table of PNG slices"] += 1
         elif self.wants("dicom") and is_dicom(file):
             if scan := self.dicom.add(file):
                 self.hand_on("DICOM series", [scan])
@@ -228,6 +257,10 @@ class _Search:
         place = shown(Path(os.fsdecode(error.filename or self.root)), self.root)
         why = f"the folder cannot be opened ({error.strerror}); what it holds is not known"
         self.hand_on("folders that cannot be opened", [refused(place, "unreadable", why)])
+
+
+def _is_below(file: Path, folder: Path) -> bool:
+    return Path(os.path.normpath(file)).is_relative_to(os.path.normpath(folder))
 
 
 def _count(folder: Path) -> int:

@@ -75,6 +75,7 @@ def overview(name: str, outcome: Outcome) -> dict[str, Any]:
         "suspicions": dict(suspicions.most_common()),
         "subjects_by": dict(outcome.subjects),
         "layouts": dict(outcome.layouts),
+        "described": dict(outcome.described),
         "ignored": dict(outcome.ignored),
     }
 
@@ -94,6 +95,9 @@ def summary(name: str, outcome: Outcome) -> list[str]:
         lines.append(f"Subjects: {by}{more}.")
     if counts["left_now"]:
         lines.append(f"{counts['left_now']} cases that were in the data set left it; they are among the refused.")
+    if content["described"]:
+        files = ", ".join(f"{count} {kind}" for kind, count in content["described"].items())
+        lines.append(f"Read as descriptions: {files}.")
     if content["ignored"]:
         rest = ", ".join(f"{count} {kind}" for kind, count in content["ignored"].items())
         lines.append(f"Not looked at: {rest}.")

@@ -20,6 +20,7 @@ from nnssl.planning.refusal import REASONS
 
 _ROWS_AT_MOST = 2000
 _BARS = 24
+_WAYS = 20
 _WIDTH, _HEIGHT = 300, 110
 Channel = Mapping[str, Any]
 
@@ -58,11 +59,15 @@ def _numbers(content: Mapping[str, Any]) -> str:
     channels = ", ".join(escape(name) for name in content["channel_names"].values())
     found = ", ".join(f"{count} {escape(what)}" for what, count in content["layouts"].items()) or "nothing new"
     ignored = ", ".join(f"{count} {escape(what)}" for what, count in content["ignored"].items())
+    described = ", ".join(f"{count} {escape(what)}" for what, count in content["described"].items())
+    read = f" Read as descriptions: {described}." if described else ""
+    by = ", ".join(f"{count} by {escape(how)}" for how, count in list(content["subjects_by"].items())[:_WAYS])
+    who = f" Subjects: {by}." if by else ""
     rest = f" Not looked at: {ignored}." if ignored else ""
     return (
         f'<div class="tiles">{tiles}</div><p>Channels: <b>{channels}</b>. Found in the last run: {found}; '
         f"{counts['read_now']} scans were read, {counts['known_before']} known from before; {counts['links']} cases "
-        f"are links to their source.{rest}</p>\n"
+        f"are links to their source.{who}{read}{rest}</p>\n"
     )
 
 

@@ -23,7 +23,7 @@ from nnssl.ingest.patterns import Patterns
 from nnssl.ingest.record import Record
 from nnssl.ingest.records import Records
 from nnssl.ingest.report import write_report
-from nnssl.ingest.scan import Scan
+from nnssl.ingest.scan import Found, Scan
 from nnssl.ingest.take import Taker, Task
 from nnssl.ingest.tasks import Tasks, Wishes, promise, promise_again
 from nnssl.planning.pool import for_each_case
@@ -74,6 +74,7 @@ class Outcome:
         lost: how many were cases before this run and are no longer.
         subjects: (what told who they are, number of subjects) of the cases found now.
         layouts: {layout: scans found now}.
+        described: {file or kind of file: how many}, taken for what they say of scans.
         ignored: {kind of file: how many}.
         channels: dataset.json's channel_names.
         pictures: folder of the scans' pictures.
@@ -87,6 +88,7 @@ class Outcome:
     lost: int
     subjects: list[tuple[str, int]]
     layouts: Counter[str]
+    described: Counter[str]
     ignored: Counter[str]
     channels: dict[str, str]
     pictures: Path
@@ -154,8 +156,8 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
     with open_ledger(request.folder, aside=passing.folder if dry else None) as ledger:
         was = check_channels(request.folder, ledger, request.channels)
         before.begin(ledger)
-        layouts, ignored, roots = _found(request, ledger, say)
-        say(f"Found {ledger.count_found()} scans: {_counts(layouts) or 'none'}.")
+        found, roots = _found(request, ledger, say)
+        say(f"Found {ledger.count_found()} scans: {_counts(found.layouts) or 'none'}.")
         wishes = Wishes(images=request.folder / IMAGES, channels=request.channels, hide_names=request.hide_names)
         pictures = (passing.folder if dry else request.folder / FOLDER) / PICTURES
         tasks = promise(ledger, wishes, before)
@@ -174,8 +176,9 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
             kept=ledger.count_found() - new,
             lost=ledger.count_lost(),
             subjects=ledger.subjects(hidden=request.hide_names),
-            layouts=layouts,
-            ignored=ignored,
+            layouts=found.layouts,
+            described=found.described,
+            ignored=found.ignored,
             channels=channels,
             pictures=pictures,
             keep=passing,
@@ -195,29 +198,23 @@ def _read(request: Request, ledger: Ledger, tasks: Tasks, pictures: Path, before
             ledger.commit_sometimes()
 
 
-def _found(request: Request, ledger: Ledger, say: Say) -> tuple[Counter[str], Counter[str], list[str]]:
-    """Scans into the ledger; counts of layouts, counts of what was not looked at, what the ledger calls the sources."""
-    layouts: Counter[str] = Counter()
-    ignored: Counter[str] = Counter()
+def _found(request: Request, ledger: Ledger, say: Say) -> tuple[Found, list[str]]:
+    """Scans into the ledger; what was found, in numbers, and what the ledger calls the sources."""
+    total = Found()
     roots = []
     patterns = Patterns(request.accepted, request.excluded, hide_names=request.hide_names)
     for source in request.sources:
         root = ledger.pseudonyms.digest("root", str(source.resolve()))[:12]
-        found = find(
-            source,
-            form=request.form,
-            pseudonyms=ledger.pseudonyms,
-            take=functools.partial(_add, ledger, patterns, root, source if source.is_dir() else source.parent),
-        )
+        folder = source if source.is_dir() else source.parent
+        take = functools.partial(_add, ledger, patterns, root, folder)
+        total.add(find(source, form=request.form, pseudonyms=ledger.pseudonyms, take=take))
         roots.append(root)
-        layouts += found.layouts
-        ignored += found.ignored
     for pattern in patterns.unused():
         say(f"The pattern {pattern} fits no scan that was found.")
     if len(request.channels) > 1 and (none := put_together(ledger, request.channels)):
-        ignored[f"scans that are none of {', '.join(request.channels)}"] += none
+        total.ignored[f"scans that are none of {', '.join(request.channels)}"] += none
     ledger.forget_absent(roots)
-    return layouts, ignored, roots
+    return total, roots
 
 
 def _add(ledger: Ledger, patterns: Patterns, root: str, folder: Path, scan: Scan) -> None:

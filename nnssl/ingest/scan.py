@@ -75,11 +75,19 @@ class Found:
 
     Attributes:
         layouts: {layout: number of scans}.
+        described: {file or kind of file: how many}, taken for what they say of the scans.
         ignored: {what kind of file or folder: how many}, looked at by nobody.
     """
 
     layouts: Counter[str] = field(default_factory=Counter)
+    described: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Found) -> None:
+        """Take in what another source holds."""
+        self.layouts += other.layouts
+        self.described += other.described
+        self.ignored += other.ignored
 
 
 def refused(shown: str, reason: str, sentence: str, **who: str) -> Scan:

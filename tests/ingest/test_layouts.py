@@ -8,6 +8,7 @@ import json
 import numpy as np
 import SimpleITK
 
+from nnssl.ingest.report import summary
 from nnssl.planning.cases import read_raw_dataset
 from nnssl.planning.reading import read_image
 from tests.ingest.scans import texture, write, write_nifti, write_series
@@ -196,3 +197,51 @@ def test_a_table_may_name_the_folder_of_a_series_but_not_the_whole_machine(sourc
     (source / "in" / "scans.csv").write_text(f"path\nct\n/\n/usr\n{source}\n{source / 'in'}\n.\n")
     outcome = run(source / "in" / "scans.csv")
     assert len(outcome.taken) == 1 and set(reasons(outcome)) == {"outside_source"}
+
+
+def test_every_file_of_a_source_is_accounted_for(source, run):
+    def touch(*names):
+        for name in names:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_text("{}")
+
+    write(source / "bids" / "sub-01" / "anat" / "sub-01_T1w.nii.gz", texture(0))
+    touch("bids/dataset_description.json", "bids/participants.tsv", "bids/README", "bids/sub-01/anat/sub-01_T1w.json")
+    touch("bids/derivatives/x/y.json", "bids/extra/z.txt", "bids/.bidsignore")
+    task = make_raw_dataset(source, 4, 2, kind="two", shape=(12, 12, 12), labels=True)
+    touch(f"{task.name}/notes.txt")
+    write(source / "list" / "a.nii.gz", texture(1))
+    (source / "list" / "datalist.json").write_text(json.dumps({"training": [{"image": "a.nii.gz"}]}))
+    touch("list/b.txt")
+    write(source / "loose" / "c.mhd", texture(2))
+    write_series(source / "dicom" / "s", texture(3, ct=True))
+    touch("dicom/DICOMDIR", "loose/d.docx", "loose/.hidden", "loose/e.raw")
+    outcome = run()
+    assert dict(outcome.described) == {
+        "dataset_description.json": 1,
+        "dataset.json": 1,
+        "datalist.json": 1,
+        "voxels of headers beside them": 1,
+    }
+    scans = 1 + 2 * 2 + 1 + 1 + len(texture(3))
+    total = sum(1 for path in source.rglob("*") if path.is_file())
+    assert scans + outcome.described.total() + outcome.ignored.total() == total, (outcome.described, outcome.ignored)
+    assert outcome.ignored["files beside BIDS subjects"] == 2 and outcome.ignored["files DICOMDIR"] == 1
+    lines = "\n".join(summary("x", outcome))
+    assert "Read as descriptions: " in lines and "1 dataset_description.json" in lines
+
+
+def test_a_table_may_name_scans_and_folders_of_series_anywhere_by_absolute_paths(source, run, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    write(elsewhere / "a.nii.gz", texture(0, ct=True))
+    write_series(elsewhere / "series", texture(1, ct=True))
+    write_series(elsewhere / "study" / "s1", texture(2, ct=True))
+    write_series(elsewhere / "study" / "s2", texture(3, ct=True))
+    rows_ = (f"{elsewhere / 'a.nii.gz'},anna", f"{elsewhere / 'series'},bert", f"{elsewhere / 'study'},carl")
+    (source / "list.csv").write_text("\n".join(("path,subject", *rows_, "../elsewhere/a.nii.gz,dora")))
+    outcome = run(source / "list.csv")
+    assert sorted(record.subject for record in outcome.taken) == ["anna", "bert", "carl", "carl"]
+    assert [(record.reason, record.source) for record in outcome.refused] == [
+        ("outside_source", "../elsewhere/a.nii.gz")
+    ]
+    assert outcome.described == {"list": 1}

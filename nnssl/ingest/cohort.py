@@ -122,7 +122,7 @@ def refuse_unlike_ct(taken: Taken, put: Put, refuse: Refuse) -> None:
             continue
         low, middle, high = (f"{record.channels[0][name]:.4g}" for name in ("min", "median", "max"))
         sentence = (
-            f"its values go from {low} to {high}, half of them below {middle}; in Hounsfield units much would be air "
+            f"its values go from {low} to {high}, their median is {middle}; in Hounsfield units much would be air "
             f"or fat (below -150) and some bone or contrast, up to a few thousand. --channels CT says that all are "
             f"CTs; nothing says it of this one"
         )

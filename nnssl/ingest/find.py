@@ -27,6 +27,15 @@ FORMATS = ("auto", "folders", "dicom", "png", "bids", "nnunet", "list")
 _LIST = re.compile(r"(pretrain_data|datalist|data_list|dataset)\w*\.json", re.IGNORECASE)
 _VOXELS = {".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",), ".gz": (".nhdr",)}  # and the headers that name them
 _ENDING = re.compile(r"\.[a-z][a-z0-9]{0,7}")
+_BY = {  # what tells whose a scan is, where the layout tells it
+    "DICOM series": "patient numbers in DICOM",
+    "volumes in BIDS trees": "sub- names in BIDS",
+    "volumes in image folders": "names of cases in image folders",
+    "cases of task folders": "names of cases in task folders",
+    "rows of a CSV": "rows in a CSV",
+    "entries of a JSON list": "entries in a JSON list",
+    "PNG stacks": "tables in folders of PNG stacks",
+}
 Take = Callable[[Scan], None]
 
 
@@ -100,7 +109,7 @@ class _Search:
         files = 0
         for scan in scans:
             files += sum(_is_below(file, within) for file in scan.files) if within is not None else 0
-            self.take(scan if scan.by else replace(scan, by=layout))
+            self.take(scan if scan.by else replace(scan, by=_BY.get(layout, layout)))
             self.found.layouts[layout] += 1
         return files
 
@@ -111,13 +120,13 @@ class _Search:
             raise UsageError(f"The source {file} is neither a folder nor a file.")
         if file.suffix.lower() in (".csv", ".tsv", ".txt"):
             self.hand_on("rows of a CSV", csv_scans(file, self.pseudonyms))
-            self.found.described["list"] += 1
+            self.found.described["CSV list"] += 1
         elif file.suffix.lower() == ".json":
             scans = list_scans(file)
             if scans is None:
                 raise no_list(file)
             self.hand_on("entries of a JSON list", scans)
-            self.found.described["list"] += 1
+            self.found.described["JSON list"] += 1
         elif not self._file(file.parent, file.name):
             self.hand_on("volumes in folders", volumes(file.parent, [file.name], self.root))
 
@@ -183,16 +192,16 @@ class _Search:
             return True
         for name in inside.files if self.wants("list") else []:
             if _LIST.fullmatch(name) and (listed := list_scans(folder / name)) is not None:
-                self._all_of(folder, name, "entries of a JSON list", listed)
+                self._all_of(folder, "JSON list", "entries of a JSON list", listed)
                 return True
         return False
 
-    def _all_of(self, folder: Path, name: str, layout: str, scans: Iterable[Scan]) -> None:
+    def _all_of(self, folder: Path, kind: str, layout: str, scans: Iterable[Scan]) -> None:
         """A folder of which one file says what is in it; what it does not name is told."""
         used = self.hand_on(layout, scans, folder)
-        self.found.described[name] += 1
+        self.found.described[kind] += 1
         if (rest := _count(folder) - used - 1) > 0:
-            self.found.ignored[f"files that {printable(name)} does not name as scans"] += rest
+            self.found.ignored[f"files that a {kind} does not name as scans"] += rest
 
     def _images(self, folder: Path) -> None:
         """A folder of images: what lies in it directly are cases, each of a subject of its own."""

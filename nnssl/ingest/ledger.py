@@ -185,6 +185,7 @@ class Ledger:
     def take_from_aside(self) -> Iterator[tuple[str, Scan, Record]]:
         """(key, scan, record) of those that were judged fit; they must be promised, as nothing else is any more."""
         self._db.execute("UPDATE found SET task = 0 WHERE task")
+        self._db.execute("DELETE FROM aside WHERE key NOT IN (SELECT key FROM records WHERE status = 'taken')")
         query = (
             "SELECT aside.key, scan, body FROM aside JOIN records ON records.key = aside.key "
             "JOIN found ON found.key = aside.key WHERE status = 'taken' LIMIT 1"

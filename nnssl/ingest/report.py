@@ -108,7 +108,7 @@ def summary(name: str, outcome: Outcome) -> list[str]:
         lines.append(f"  {reason} ({count}): {REASONS[reason].means}{accept}")
         for record, _ in zip(outcome.refused.of(reason), range(_LINES), strict=False):
             lines.append(f"    {record.source}: {record.sentence}")
-        lines += _more(count)
+        lines += _more(count, outcome)
     return lines + _suspicions(content["suspicions"], outcome)
 
 
@@ -120,13 +120,14 @@ def _suspicions(counts: dict[str, int], outcome: Outcome) -> list[str]:
                 first[name].append(f"    {record.case}: {text}")
     lines = []
     for name, count in counts.items():
-        lines += [f"Suspicious, but taken: {name} ({count})", *first[name], *_more(count)]
+        lines += [f"Suspicious, but taken: {name} ({count})", *first[name], *_more(count, outcome)]
     return lines
 
 
-def _more(count: int) -> list[str]:
-    return [f"    ... and {count - _LINES} more, see the report"] if count > _LINES else []
+def _more(count: int, outcome: Outcome) -> list[str]:
+    where = "see the report" if outcome.report else "which --report DIR shows"
+    return [f"    ... and {count - _LINES} more, {where}"] if count > _LINES else []
 
 
 def _row(record: Record) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in ("stamp", "content")}
+    return {key: value for key, value in vars(record).items() if key not in ("stamp", "content", "allowed")}

@@ -168,3 +168,36 @@ def test_a_source_that_is_empty_all_at_once_empties_nothing(source, dataset, run
         run()
     (source.parent / "elsewhere.nii.gz").rename(file)
     assert len(run().taken) == 1
+
+
+def test_names_of_cases_that_were_set_aside_may_have_been_given_to_others(source, dataset, run):
+    for folder in ("", "x", "y"):
+        write(source / folder / "p1_t1.nii.gz", texture(len(folder) + 1 if folder == "y" else 0))
+    first = run(source, source / "x", source / "y")
+    assert [record.reason for record in first.refused] == ["duplicate"]
+    (source / "p1_t1.nii.gz").unlink()
+    outcome = run(source, source / "x", source / "y")
+    assert len({record.case for record in outcome.taken}) == len(outcome.taken) == len(cases(dataset))
+
+
+def test_a_killed_run_loses_no_case_that_had_changed(source, dataset, run, monkeypatch):
+    from nnssl.ingest.ledger import Ledger
+
+    mixed(source, cts=0)
+    run(copy=True)
+    mixed(source, cts=0)  # written again
+    original, calls = Ledger.put, []
+
+    def dies(self, key, record):
+        calls.append(key)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        original(self, key, record)
+
+    monkeypatch.setattr(Ledger, "put", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(copy=True)
+    monkeypatch.setattr(Ledger, "put", original)
+    assert [record.case for record in run(copy=True).taken] == ["mr0", "mr1", "mr2"]
+    assert cases(dataset) == [f"mr{seed}_0000.nii.gz" for seed in range(3)]
+    assert not (dataset / "ingest" / "before").exists()

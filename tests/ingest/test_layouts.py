@@ -220,7 +220,7 @@ def test_every_file_of_a_source_is_accounted_for(source, run):
     assert dict(outcome.described) == {
         "dataset_description.json": 1,
         "dataset.json": 1,
-        "datalist.json": 1,
+        "JSON list": 1,
         "voxels of headers beside them": 1,
     }
     scans = 1 + 2 * 2 + 1 + 1 + len(texture(3))
@@ -244,4 +244,4 @@ def test_a_table_may_name_scans_and_folders_of_series_anywhere_by_absolute_paths
     assert [(record.reason, record.source) for record in outcome.refused] == [
         ("outside_source", "../elsewhere/a.nii.gz")
     ]
-    assert outcome.described == {"list": 1}
+    assert outcome.described == {"CSV list": 1}

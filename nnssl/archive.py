@@ -11,10 +11,11 @@ from nnssl.errors import NnsslError
 # What zipfile raises on archives that are cut off or spoilt
 FAULTS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, zlib.error)
 _MOST_GROWTH = 2  # torch does not compress
+_FOLDER = 0x10  # of the attributes of a member: torch takes one with it for empty and leaves its tensor as memory was
 
 
 def damaged_member(path: Path, *, refusal: type[NnsslError]) -> str | None:
-    """The first member of a torch file whose checksum is wrong; None where all are right.
+    """The first member of a torch file that is marked as a folder or whose checksum is wrong; None where all are right.
 
     Every byte is read, but of a file that would grow nothing is.
 
@@ -27,6 +28,8 @@ def damaged_member(path: Path, *, refusal: type[NnsslError]) -> str | None:
         FAULTS: it is no whole zip archive.
     """
     with zipfile.ZipFile(path) as archive:
-        if sum(member.file_size for member in archive.infolist()) > _MOST_GROWTH * path.stat().st_size:
+        members = archive.infolist()
+        if sum(member.file_size for member in members) > _MOST_GROWTH * path.stat().st_size:
             raise refusal(f"{path} would unpack to far more than its size, as no torch file does. Delete it.")
-        return archive.testzip()
+        folders = (member.filename for member in members if member.is_dir() or member.external_attr & _FOLDER)
+        return next(folders, None) or archive.testzip()

@@ -259,6 +259,10 @@ def test_what_once_broke_a_reader_stays_mended() -> None:
     place = content.find(b"PK\x01\x02")
     content[place + 9] |= 0x08
     check("state", bytes(content), may_differ=False)
+    content = bytearray(seed("weights"))
+    place = content.rfind(b"PK\x01\x02", 0, content.rfind(b"/data/0"))
+    content[place + 38] = 0x10  # a tensor marked as a folder, which torch would not read
+    check("weights", bytes(content), may_differ=False)
     check("index", json.dumps({**json.loads(seed("index")), "entries": None}).encode(), may_differ=False)
 
 

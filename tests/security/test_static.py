@@ -39,6 +39,7 @@ ALLOWED = {  # (file, what): why it does no harm
     ("nnssl/data/sidecar.py", "zipfile"): "the name of the error for a damaged .npz",
     ("nnssl/evaluate/compare/job.py", "zipfile"): "asks whether a file is whole; unpacks nothing",
     ("nnssl/evaluate/commands.py", "subprocess"): "our own and nnU-Net's commands, as lists of words, without a shell",
+    ("nnssl/planning/suspects.py", "subprocess"): "this module again, on one case, as a list of words, without a shell",
     ("nnssl/evaluate/finetune/trainer.py", "torch.load"): "what nnU-Net wrote in this very process a moment before",
 }
 

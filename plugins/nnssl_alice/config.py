@@ -61,7 +61,7 @@ class AliceConfig:
     pooling: Pooling = "mean_std"
     head_norm: HeadNorm = "everywhere"
     student_temperature: float = 0.1
-    teacher_temperature: tuple[float, float] = (0.008, 0.01)
+    teacher_temperature: tuple[float, float] = (0.06, 0.06)
     teacher_warmup_epochs: int = 30
     teacher_momentum: float = 0.996
     teacher_memory: float = 1 / 6

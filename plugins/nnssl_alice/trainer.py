@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from nnssl.engine.recipe import Optimizer, PerTensor, Recipe
@@ -10,6 +11,15 @@ from nnssl_alice.config import AliceConfig
 from nnssl_alice.method import Alice
 
 CLIP = PerTensor(3.0)
+PUBLISHED = AliceConfig(
+    pooling="mean",
+    head_norm="none",
+    teacher_temperature=(0.008, 0.01),
+    teacher_memory=0.0,
+    body_only=False,
+    jitter_mm=0.0,
+    published_views=True,
+)
 
 
 class AliceTrainer(SSLTrainer):
@@ -45,15 +55,7 @@ class AliceTrainer(SSLTrainer):
                 weight_decay_end=0.4,
                 clip=CLIP,
             ),
-            method=AliceConfig(
-                teacher_memory=0.0,
-                pooling="mean",
-                head_norm="none",
-                sparse=True,
-                body_only=False,
-                jitter_mm=0.0,
-                published_views=True,
-            ),
+            method=replace(PUBLISHED, sparse=True),
         ),
         # the defaults of the published code, for 8 pairs on each of 8 devices
         "code": Recipe(
@@ -72,17 +74,6 @@ class AliceTrainer(SSLTrainer):
                 weight_decay_end=0.4,
                 clip=CLIP,
             ),
-            method=AliceConfig(
-                teacher_memory=0.0,
-                casa="code",
-                casa_target="decoder",
-                casa_ema=False,
-                casa_dropout=0.1,
-                pooling="mean",
-                head_norm="none",
-                body_only=False,
-                jitter_mm=0.0,
-                published_views=True,
-            ),
+            method=replace(PUBLISHED, casa="code", casa_target="decoder", casa_ema=False, casa_dropout=0.1),
         ),
     }

@@ -1,10 +1,10 @@
-"""What a step of each method costs: seconds and memory, on the same phantoms, plan and batch, by the real command.
+"""What a step of each method costs: seconds and memory, on the same phantoms, plan and batch, by `nnssl_estimate`.
 
     python benchmarks/methods.py [--steps 12] [--trainers MAETrainer DeSDTrainer] [--batch_size 4]
 
-Every trainer that is found runs `nnssl_pretrain` for a few steps in a process of its own, with its default recipe but
-for length and batch size, on one thread. Prints a table and one JSON line. The network is a quarter as wide as
-nnU-Net's and the patch small, so ratios between methods count, not milliseconds.
+Every trainer that is found takes a few steps in a process of its own, with its default recipe but for the batch size,
+on one thread. Prints a table and one JSON line. The network is a quarter as wide as nnU-Net's and the patch small, so
+ratios between methods count, not milliseconds.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,12 +24,6 @@ from nnssl.registry import trainers
 
 CASES = 12
 PLANS = "nnsslMethods"
-WARM = 3  # steps not counted
-# Runs a command and prints what it held at most; the command's own exit code is kept.
-MEASURED = (
-    "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode; "
-    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
-)
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -40,8 +32,8 @@ def environment(root: Path) -> dict[str, str]:
     return {**os.environ, **folders, "OMP_NUM_THREADS": "1", "nnUNet_compile": "f"}
 
 
-def prepare(root: Path, names: list[str]) -> str:
-    """Phantoms, a small plan, and all that the trainers need besides; the data set's name."""
+def prepare(root: Path, names: list[str]) -> None:
+    """Phantoms, a small plan, and all that the trainers need besides."""
     for folder in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (root / folder).mkdir()
     cohort = make_phantom_cohort(root / "nnUNet_raw", unlabelled=CASES, training=1, test=1, spacing_mm=6.0)
@@ -50,7 +42,6 @@ def prepare(root: Path, names: list[str]) -> str:
     path = root / "nnUNet_preprocessed" / cohort.pretraining / f"{PLANS}.json"
     path.write_text(json.dumps({**small_plan(json.loads(path.read_text())), "plans_name": PLANS}))
     run([*command, "--only_pp", "-p", PLANS, "--for", *names], root)
-    return cohort.pretraining
 
 
 def run(command: list[str], root: Path) -> str:
@@ -65,39 +56,30 @@ def run(command: list[str], root: Path) -> str:
     return done.stdout
 
 
-def measure(name: str, dataset: str, root: Path, *, steps: int, batch_size: int) -> dict[str, Any]:
-    """Seconds a step (median) and peak memory of one trainer."""
-    recipe = ["epochs=1", f"steps_per_epoch={steps}", f"batch_size={batch_size}"]
-    pretrain = [program("nnssl_pretrain"), str(PRETRAIN), CONFIGURATION, "-p", PLANS, "-tr", name, "-device", "cpu"]
-    peak = run([sys.executable, "-c", MEASURED, *pretrain, "--set", *recipe], root)
-    folder = root / "nnUNet_results" / dataset / f"{name}__{PLANS}__{CONFIGURATION}" / "fold_all"
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    seconds = [line["seconds"] for line in lines if "seconds" in line and line.get("step", 0) >= WARM]
-    return {
-        "trainer": name,
-        "seconds": statistics.median(seconds),
-        "peak_mib": int(peak.split()[-1]) / 1024,
-    }
+def measure(name: str, root: Path, *, steps: int, batch_size: int) -> dict[str, Any]:
+    """What `nnssl_estimate` says of one trainer."""
+    words = [str(PRETRAIN), CONFIGURATION, "-p", PLANS, "-tr", name, "-device", "cpu", "--steps", str(steps), "--json"]
+    said = run([program("nnssl_estimate"), *words, "--set", f"batch_size={batch_size}"], root)
+    found: dict[str, Any] = json.loads(said)
+    return found
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=12, help=f"of each trainer, the first {WARM} not counted")
+    parser.add_argument("--steps", type=int, default=12, help="to measure of each trainer")
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--trainers", nargs="+", default=[each.name for each in trainers() if not each.problem])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        dataset = prepare(root, options.trainers)
-        rows = [
-            measure(name, dataset, root, steps=options.steps, batch_size=options.batch_size)
-            for name in options.trainers
-        ]
+        prepare(root, options.trainers)
+        rows = [measure(name, root, steps=options.steps, batch_size=options.batch_size) for name in options.trainers]
     least = min(row["seconds"] for row in rows)
     print(f"{'trainer':20} {'s/step':>8} {'of the least':>12} {'peak MiB':>9}")
     for row in sorted(rows, key=lambda row: float(row["seconds"])):
-        print(f"{row['trainer']:20} {row['seconds']:8.2f} {row['seconds'] / least:12.1f} {row['peak_mib']:9.0f}")
+        ratio, peak = row["seconds"] / least, row["memory"] / 2**20
+        print(f"{row['trainer']:20} {row['seconds']:8.2f} {ratio:12.1f} {peak:9.0f}")
     print(json.dumps({"benchmark": "methods", "batch_size": options.batch_size, "rows": rows}))
 
 

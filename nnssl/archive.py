@@ -31,5 +31,5 @@ def damaged_member(path: Path, *, refusal: type[NnsslError]) -> str | None:
         members = archive.infolist()
         if sum(member.file_size for member in members) > _MOST_GROWTH * path.stat().st_size:
             raise refusal(f"{path} would unpack to far more than its size, as no torch file does. Delete it.")
-        folders = (member.filename for member in members if member.is_dir() or member.external_attr & _FOLDER)
+        folders = (each.filename for each in members if each.filename.endswith("/") or each.external_attr & _FOLDER)
         return next(folders, None) or archive.testzip()

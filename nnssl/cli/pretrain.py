@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nnssl.cli import _common
+from nnssl.cli import _common, _request
 from nnssl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,73 +39,42 @@ def _parser() -> argparse.ArgumentParser:
             "torchrun --nproc_per_node 4 $(which nnssl_pretrain) 745 3d_fullres -tr MAETrainer",
         ],
     )
+    _request.add_request(made)
     add = made.add_argument
-    add("datasets", nargs="+", metavar="DATASET", help="number or full name; the plans are those of the first")
-    add("configuration", help="3d_fullres or 3d_lowres")
-    add("-tr", dest="trainer", required=True, metavar="TRAINER", help="trainer; nnssl_trainers lists them")
-    add("-p", dest="plans", default="nnsslPlans", metavar="PLANS", help="plans file (default nnsslPlans)")
-    _common.add_device(made)
     add("-num_gpus", type=int, default=1, metavar="N", help="processes, one a GPU; with -device cpu N processes")
     add("--c", action="store_true", help="continue the run in the folder, at the very step it was saved")
     add("--name", metavar="NAME", help="a run beside others: the folder becomes fold_all--NAME")
-    add("--preset", metavar="P", help="the trainer's preset (default: default)")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change recipe keys")
     add("-pretrained_weights", metavar="FILE", help="start from the networks in an earlier checkpoint_final.pth")
-    add("--mix", nargs="+", type=float, default=[], metavar="W", help="how often each data set is drawn")
     add("--deterministic", action="store_true", help="repeatable sums on a GPU, where torch has them; slower")
-    add("-num_workers", type=int, metavar="N", help="threads that read and make views; changes no number")
     return made
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:
     _common.apply_workspace(arguments)
-    from nnssl.engine.recipe import assignments
-    from nnssl.engine.run_folder import RunOptions
-    from nnssl.launch import Request, check_name
-    from nnssl.paths import dataset, folders
+    from nnssl.launch import check_name
 
-    where = folders()
     if arguments.num_gpus > 1 or "RANK" in os.environ:
         # torch warns on every rank that it looked for unused parameters and found none; they are allowed on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    names = [dataset(given, where=where) for given in arguments.datasets]
-    if len({*names}) < len(names):
-        raise UsageError(f"A data set was given twice: {', '.join(names)}. Use --mix to draw one more often.")
+    request = _request.request_of(arguments)
     _check(arguments)
     check_name(arguments.name)
-    request = Request(
-        trainer=arguments.trainer,
-        dataset=names[0],
-        configuration=arguments.configuration,
-        plans_name=arguments.plans,
-        device=arguments.device,
-        ranks=arguments.num_gpus,
-        name=arguments.name,
-        options=RunOptions(
-            preset=arguments.preset,
-            overrides=assignments(arguments.set),
-            continue_run=arguments.c,
-            weights=arguments.pretrained_weights,
-            datasets=tuple(names[1:]),
-            mix=tuple(arguments.mix),
-            workers=arguments.num_workers,
-            deterministic=arguments.deterministic,
-        ),
+    options = replace(
+        request.options,
+        continue_run=arguments.c,
+        weights=arguments.pretrained_weights,
+        deterministic=arguments.deterministic,
     )
-    return _start(request)
+    return _start(replace(request, ranks=arguments.num_gpus, name=arguments.name, options=options))
 
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.num_gpus < 1:
         raise UsageError(f"-num_gpus must be at least 1; it is {arguments.num_gpus}.")
-    if arguments.num_workers is not None and arguments.num_workers < 0:
-        raise UsageError(f"-num_workers must not be negative; it is {arguments.num_workers}.")
     if arguments.c and arguments.pretrained_weights:
         raise UsageError(
             "--c continues a run from its own state; -pretrained_weights starts a new one. Give one of them."
         )
-    if arguments.mix and len(arguments.mix) != len(arguments.datasets):
-        raise UsageError(f"--mix needs one weight for each of {len(arguments.datasets)} data sets: {arguments.mix}.")
     if arguments.num_gpus > 1 and "RANK" in os.environ:
         raise UsageError("A launcher (torchrun) has set RANK already; leave -num_gpus away.")
 

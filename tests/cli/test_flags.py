@@ -16,15 +16,24 @@ from nnssl.needs import Match
 from tests.cli_reference import commands, parse
 
 
+def names_in(file: Path) -> set[str]:
+    """Names and attributes that a module speaks of."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute)} | {
+        node.id for node in nodes if isinstance(node, ast.Name)
+    }
+
+
 @pytest.mark.parametrize("command", commands())
 def test_every_option_of_a_command_is_read_by_it(command: str) -> None:
     file = importlib.import_module(commands()[command].split(":")[0]).__file__
     assert file is not None
     known = {action.dest for action in parse(command, None).parser._actions} - {"help"}
-    tree = ast.parse(Path(file).read_text())
-    read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    if "apply_workspace" in read | {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}:
+    read = names_in(Path(file))
+    if "apply_workspace" in read:
         read.add("workspace")
+    if "request_of" in read:
+        read |= names_in(Path(file).with_name("_request.py"))
     assert known - read == set()
 
 

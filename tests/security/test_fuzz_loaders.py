@@ -263,6 +263,9 @@ def test_what_once_broke_a_reader_stays_mended() -> None:
     place = content.rfind(b"PK\x01\x02", 0, content.rfind(b"/data/0"))
     content[place + 38] = 0x10  # a tensor marked as a folder, which torch would not read
     check("weights", bytes(content), may_differ=False)
+    content = bytearray(seed("weights"))
+    content[content.rfind(b"PK\x01\x02") + 46] = 0  # a member whose name is empty, since it begins with a NUL
+    check("weights", bytes(content), may_differ=True)
     check("index", json.dumps({**json.loads(seed("index")), "entries": None}).encode(), may_differ=False)
 
 

@@ -2,10 +2,13 @@
 
     python benchmarks/compare_hippocampus.py ../shared/data/Task04_Hippocampus --out compare_hippocampus [-j 2]
         [--trainers Vox2VecTrainer MAETrainer] [--labels 1 3 5 10 all] [--replicates 3] [--equal_compute]
+    python benchmarks/compare_hippocampus.py ../shared/data/Task04_Hippocampus --out real_plan --plan nnUNetPlans
+        -device cuda [--only_prepare]
 
 Every step is a command that a user would type. The plan is nnU-Net's own for the 40 labelled cases, made small (4
-stages, 8 to 64 features); 119 cases of other subjects are pretrained on. 12 subjects train, the other 12 test. Called
-again, it goes on where it was stopped. About two minutes a training on one core, and as long or longer a pretraining.
+stages, 8 to 64 features) or, with `--plan nnUNetPlans`, as it is; 119 cases of other subjects are pretrained on. 12
+subjects train, the other 12 test. Called again, it goes on where it was stopped. Small: about two minutes a training on
+one core, and as long or longer a pretraining.
 """
 
 from __future__ import annotations
@@ -38,8 +41,11 @@ PRETRAININGS = {
     "CADSTrainer": DISTILLED,
     "DINO3DTrainer": (*DISTILLED, "method.local_views=2"),
 }
-BOTH = ("epochs=10", "batch_size=4", "optimizer.warmup_epochs=1")
-SCHEDULE = ("epochs=4", "iterations_per_epoch=50", "curve_cases=4", "threads=1")
+SMALL = ("epochs=10", "batch_size=4", "optimizer.warmup_epochs=1")
+SMALL_SCHEDULE = ("epochs=4", "iterations_per_epoch=50", "curve_cases=4", "threads=1")
+# With nnU-Net's own plan: the recipes as they are but for their length.
+OWN = ("epochs=10", "steps_per_epoch=200", "optimizer.warmup_epochs=1")
+OWN_SCHEDULE = ("epochs=20", "iterations_per_epoch=50", "curve_cases=4")
 
 
 def run(root: Path, command: str, *words: object) -> None:
@@ -76,8 +82,8 @@ def subject(case: str) -> str:
     return f"s{(int(case[-3:]) + 1) // 2:03d}"
 
 
-def prepare(root: Path, source: Path, trainers: list[str]) -> None:
-    """Both data sets, the target's plan made small, one split by subject, everything preprocessed."""
+def prepare(root: Path, source: Path, trainers: list[str], plan: str) -> None:
+    """Both data sets, the target's plan and the one made small, one split by subject, everything preprocessed."""
     split = json.loads((source / "splits.json").read_text())
     labelled = sorted(split["fine_tune_labelled"])
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
@@ -96,19 +102,20 @@ def prepare(root: Path, source: Path, trainers: list[str]) -> None:
         "val": [case for case in labelled if subject(case) not in chosen],
     }
     (home / "splits_final.json").write_text(json.dumps([fold]))
-    run(root, "nnUNetv2_preprocess", "-d", 4, "-plans_name", NAME, "-c", CONFIGURATION, "-np", 1)
-    target = ("-target", 4, "-target_plans", NAME, "--for", *trainers)
+    run(root, "nnUNetv2_preprocess", "-d", 4, "-plans_name", plan, "-c", CONFIGURATION, "-np", 1)
+    target = ("-target", 4, "-target_plans", plan, "--for", *trainers)
     run(root, "nnssl_plan_and_preprocess", "-d", 745, *target, "-np", 1)
 
 
-def pretrain(root: Path, trainer: str) -> Path:
+def pretrain(root: Path, trainer: str, plan: str, device: str) -> Path:
     """The weights of one pretraining; continued if it was stopped."""
     folder = root / "nnUNet_results" / UNLABELLED / f"{trainer}__nnsslPlans__{CONFIGURATION}" / "fold_all"
     weights = folder / "checkpoint_final.pth"
     if not weights.is_file():
         again = ["--c"] if (folder / "state_latest.pth").is_file() else []
-        words = (745, CONFIGURATION, "-tr", trainer, "-device", "cpu", *again)
-        run(root, "nnssl_pretrain", *words, "--set", *BOTH, *PRETRAININGS[trainer])
+        words = (745, CONFIGURATION, "-tr", trainer, "-device", device, *again)
+        recipe = (*SMALL, *PRETRAININGS[trainer]) if plan == NAME else OWN
+        run(root, "nnssl_pretrain", *words, "--set", *recipe)
     return weights
 
 
@@ -123,15 +130,21 @@ def main() -> None:
     parser.add_argument("--labels", nargs="+", default=["1", "3", "5", "10"])
     parser.add_argument("--replicates", type=int, default=3)
     parser.add_argument("--equal_compute", action="store_true")
+    parser.add_argument("--plan", choices=(NAME, "nnUNetPlans"), default=NAME, help="made small, or nnU-Net's own")
+    parser.add_argument("-device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--only_prepare", action="store_true", help="plan and preprocess; train nothing")
     options = parser.parse_args()
     root = options.out.resolve()
     if not (root / "nnUNet_preprocessed" / UNLABELLED / f"nnsslPlans_{CONFIGURATION}" / "nnssl_index.json").is_file():
-        prepare(root, options.source, options.trainers)
-    weights = [pretrain(root, trainer) for trainer in options.trainers]
+        prepare(root, options.source, options.trainers, options.plan)
+    if options.only_prepare:
+        return
+    weights = [pretrain(root, trainer, options.plan, options.device) for trainer in options.trainers]
     labels = ("--labels", *options.labels, "--replicates", options.replicates)
     labels += ("--equal_compute",) if options.equal_compute else ()
-    place = ("-p", NAME, "-device", "cpu", "-j", options.j, "-o", root / "compare")
-    run(root, "nnssl_compare", 4, CONFIGURATION, "-w", *weights, *labels, *place, "--set", *SCHEDULE)
+    place = ("-p", options.plan, "-device", options.device, "-j", options.j, "-o", root / "compare")
+    schedule = SMALL_SCHEDULE if options.plan == NAME else OWN_SCHEDULE
+    run(root, "nnssl_compare", 4, CONFIGURATION, "-w", *weights, *labels, *place, "--set", *schedule)
 
 
 if __name__ == "__main__":

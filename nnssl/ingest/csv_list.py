@@ -10,9 +10,10 @@ from pathlib import Path
 from nnssl.errors import DataError
 from nnssl.ingest.dicom import is_dicom, series_scans
 from nnssl.ingest.identity import Pseudonyms
-from nnssl.ingest.listed import HELD_OUT, listed_file
+from nnssl.ingest.listed import listed_file
 from nnssl.ingest.names import shown, stem
 from nnssl.ingest.scan import Part, Scan, refused
+from nnssl.ingest.splits import split_finding
 from nnssl.planning.checks import Finding
 
 _LONGEST_LINE = 1 << 20
@@ -64,7 +65,7 @@ def _row(values: dict[str, str], file: Path, pseudonyms: Pseudonyms) -> list[Sca
     if isinstance(found, Scan):
         return [found]
     split = values.get("split", "")
-    held_out = Finding("held_out", f"the list has it for {split}") if split.lower() in HELD_OUT else None
+    held_out = split_finding(split)
     modality = values.get("modality", "")
     if found.is_dir():
         files = sorted(each for each in found.rglob("*") if each.is_file() and is_dicom(each))

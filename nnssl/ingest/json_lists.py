@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nnssl.errors import DataError
-from nnssl.ingest.listed import HELD_OUT, expanded, listed_file
+from nnssl.ingest.listed import expanded, listed_file
 from nnssl.ingest.names import shown, stem
 from nnssl.ingest.scan import Part, Scan
-from nnssl.planning.checks import Finding
+from nnssl.ingest.splits import split_finding
 
 _LONGEST = 64 << 20  # bytes; a list of a million scans has about as many
 
@@ -89,7 +89,6 @@ def _scan(
     files = [each for each in found if isinstance(each, Path)]
     if not files:
         return listed_file("", file.parent, file.parent)  # type: ignore[return-value]
-    held_out = Finding("held_out", f"the list has it for {split}") if split.lower() in HELD_OUT else None
     name = "_".join(filter(None, (subject, session, stem(files[0]))))
     return Scan(
         parts=tuple(Part(files=(each,), modality=modality) for each in files),
@@ -98,5 +97,5 @@ def _scan(
         subject=subject or stem(files[0]),
         session=session,
         split=split,
-        refused=held_out,
+        refused=split_finding(split),
     )

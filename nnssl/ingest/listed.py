@@ -9,8 +9,6 @@ from typing import Any
 from nnssl.ingest.names import ending, shown
 from nnssl.ingest.scan import Scan, refused
 
-HELD_OUT = frozenset({"test", "testing", "val", "valid", "validation", "held_out", "heldout"})
-
 _WIDE = "the list names the folder {!r}, which holds the list itself or half the machine; name the folder of one series"
 _TOP = 2  # "/data" has two parts
 

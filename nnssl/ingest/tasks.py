@@ -18,6 +18,7 @@ from nnssl.ingest.write import has_case
 
 # judgements that another request, or other scans beside it, may turn: what was refused for them is judged anew
 _TURN = frozenset({"other_modality", "duplicate", "missing_channel", "ct_not_hu"})
+_BY_LIST = frozenset({"held_out", "unknown_split"})  # what a list says of a scan's use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +146,9 @@ def _was_set_aside(record: Record) -> bool:
 
 
 def _still_good(wishes: Wishes, scan: Scan, record: Record) -> bool:
+    said = scan.refused is not None and scan.refused.reason in _BY_LIST and not record.accepts(scan.refused.reason)
+    if said and record.reason not in _BY_LIST:
+        return False  # the list says something else than it did
     if record.status == "taken":
         return has_case(wishes.images, record.case, len(scan.parts))
     return record.reason not in scan.allowed and bool(scan.parts)

@@ -63,6 +63,7 @@ REASONS = {
         Reason("other_modality", "CT among other scans, or the other way round", "all are normalised image by image"),
         Reason("excluded", "the command leaves it out (--exclude)"),
         Reason("held_out", "listed for testing or validation", _KEPT),
+        Reason("unknown_split", "listed for something that is known as neither training nor testing", _KEPT),
     )
 }
 

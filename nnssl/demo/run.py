@@ -23,7 +23,12 @@ ARMS = ("scratch", "pretrained")
 FINETUNER = "NnsslMeasuredFinetune"
 PHANTOM_MM = 6.0  # voxel size at which a whole torso fits a network that two cores can train
 BATCH = 4
-LR_FACTOR = 3  # a network four times thinner than nnU-Net's, and a run of hundreds of steps, take a higher rate
+# Networks four times thinner than nnU-Net's and runs of hundreds of steps take higher rates than these recipes have
+RATES = {
+    **dict.fromkeys(("Vox2VecTrainer", "MAETrainer"), 3e-3),
+    **dict.fromkeys(("CADSTrainer", "DINO3DTrainer"), 2e-3),
+    "AliceTrainer": 1e-3,
+}
 _STEPS = 6
 
 
@@ -181,7 +186,8 @@ class Demonstration:
         steps, epochs = self.settings.pretraining_steps, self.settings.pretraining_epochs
         self._title(f"Pretrain without labels: nnssl_pretrain -tr {self.settings.trainer}, {steps} steps")
         run = self.paths.weights(cohort, self.settings.trainer).parent
-        rate = LR_FACTOR * find_trainer(self.settings.trainer).recipe.optimizer.lr
+        trainer = self.settings.trainer
+        rate = RATES.get(trainer, find_trainer(trainer).recipe.optimizer.lr)
         recipe = [f"epochs={epochs}", f"steps_per_epoch={steps // epochs}", f"batch_size={BATCH}"]
         recipe += [f"optimizer.lr={rate:g}", "optimizer.warmup_epochs=2", "save_every_minutes=1", *self.settings.recipe]
         command = [program("nnssl_pretrain"), str(PRETRAIN), CONFIGURATION, "-tr", self.settings.trainer]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnssl.errors import DataError
-from nnssl.ingest.dicom import is_dicom, series_scans
+from nnssl.ingest.dicom import series_scans
 from nnssl.ingest.identity import Pseudonyms
 from nnssl.ingest.listed import listed_file
 from nnssl.ingest.names import shown, stem
@@ -68,7 +68,7 @@ def _row(values: dict[str, str], file: Path, pseudonyms: Pseudonyms) -> list[Sca
     held_out = split_finding(split)
     modality = values.get("modality", "")
     if found.is_dir():
-        files = sorted(each for each in found.rglob("*") if each.is_file() and is_dicom(each))
+        files = sorted(each for each in found.rglob("*") if each.is_file())
         series = list(series_scans(files, file.parent, pseudonyms))
         if not series:
             return [refused(shown(found, file.parent), "unreadable", "the list names a folder without DICOM files")]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnssl.ingest.dicom_lost import ENDINGS, Fragment, Lost, stray
 from nnssl.ingest.identity import Pseudonyms, without
 from nnssl.ingest.names import shown
 from nnssl.ingest.scan import Part, Scan
@@ -50,11 +52,11 @@ _NO_IMAGE = frozenset(
         "M3D",
     ]
 )
+_SHORT = 2048  # bytes; junk that is called like DICOM is longer, or has no end in its first element
 _ALIKE = 5e-3  # direction cosines and mm; headers round to 4 digits and more
 _APART_MM = 0.01  # slices closer than this lie in one place
 # what may tell volumes of one series apart, in this order
 _REPEATS = ("TemporalPositionIdentifier", "AcquisitionNumber", "EchoNumbers", "DiffusionBValue", "AcquisitionTime")
-_ENDINGS = (".dcm", ".ima", ".dicom")
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def is_dicom(file: Path) -> bool:
             start = stream.read(132)
     except OSError:
         return False
-    return start[128:] == b"DICM" or (len(start) > 8 and file.name.lower().endswith(_ENDINGS))
+    return start[128:] == b"DICM" or (len(start) > 8 and file.name.lower().endswith(ENDINGS))
 
 
 class SeriesFinder:
@@ -144,17 +146,30 @@ class SeriesFinder:
     def __init__(self, root: Path, pseudonyms: Pseudonyms) -> None:
         self.root, self._pseudonyms = root, pseudonyms
         self._slices = Spool(_slice_to_plain, _slice_from_plain)
+        self._lost = Lost(root)
 
-    def add(self, file: Path) -> Scan | None:
-        """A file of any patient, study and series; what cannot be read at all is returned as refused."""
-        found = _header(file, self.root)
+    def add(self, file: Path) -> None:
+        """A DICOM file of any patient, study and series."""
+        found = _header(file)
         if isinstance(found, Slice):
             self._slices.add(repr(_series(found)), found)
-            return None
-        return found
+        elif found is not None:
+            self._lost.add(found)
+
+    def add_stray(self, file: Path) -> bool:
+        """A file that is none by its content; whether it is put aside, as it may be what is left of a slice."""
+        fragment = stray(file)
+        if fragment is not None:
+            self._lost.add(fragment)
+        return fragment is not None
+
+    @property
+    def rest(self) -> list[Path]:
+        """Strays that are no slices; known after `scans`."""
+        return self._lost.rest
 
     def scans(self) -> Iterator[Scan]:
-        """The volumes of all files."""
+        """The volumes of all files, and what cannot be read at all, as refused."""
         for series in self._slices.groups():
             alike: list[list[Slice]] = []
             for each in series:
@@ -164,36 +179,57 @@ class SeriesFinder:
                 else:
                     own.append(each)
             for group in alike:
-                yield from _volumes(group, self.root, self._pseudonyms)
+                for scan in _volumes(group, self.root, self._pseudonyms):
+                    yield self._lost.judged(scan, [each.texts for each in group])
+        yield from self._lost.scans()
 
 
 def series_scans(files: Iterable[Path], root: Path, pseudonyms: Pseudonyms) -> Iterator[Scan]:
-    """The same for files that are known beforehand."""
+    """The same for files that are known beforehand; those that are no DICOM are left out."""
     finder = SeriesFinder(root, pseudonyms)
     for file in files:
-        if scan := finder.add(file):
-            yield scan
+        if is_dicom(file):
+            finder.add(file)
+        else:
+            finder.add_stray(file)
     yield from finder.scans()
 
 
-def _header(file: Path, root: Path) -> Slice | Scan | None:
+def _header(file: Path) -> Slice | Fragment | None:
     """What a file says of itself; None for a directory of DICOM files, which is no image and no fault."""
     import pydicom
 
     if file.name.upper() == "DICOMDIR":
         return None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), file.open("rb") as stream:
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
-            found = _slice(file, header)
+            header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
+            found, place = _slice(file, header), stream.tell()
+            ended = place >= stream.seek(0, os.SEEK_END) and not _is_deflated(header)
+    except OSError as error:
+        return Fragment(file, "unreadable", f"cannot be opened ({error.strerror})")
     except Exception as error:  # a damaged header raises whatever its values meet in the library
-        finding = Finding("damaged", f"its DICOM header cannot be read ({type(error).__name__})")
-        return Scan(parts=(), shown=shown(file, root), name=file.stem, subject=file.stem, refused=finding)
+        return Fragment(file, "damaged", f"has a DICOM header that cannot be read ({type(error).__name__})")
+    if ended and _should_have_pixels(found, place):
+        return Fragment(file, "truncated", f"ends after {place} bytes, before its pixels", found.texts)
     if not found.text("SOPClassUID"):
-        finding = Finding("damaged", "it has no DICOM header that says what it is")
-        return Scan(parts=(), shown=shown(file, root), name=file.stem, subject=file.stem, refused=finding)
+        return Fragment(file, "damaged", "has no DICOM header that says what it is", found.texts)
     return found
+
+
+def _is_deflated(header: Any) -> bool:
+    """Whether a file was unpacked as a whole, so that its stream is at its end whatever it holds."""
+    syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
+    return bool(syntax is not None and syntax.is_deflated)
+
+
+def _should_have_pixels(found: Slice, place: int) -> bool:
+    """Whether a file that ends in its header is an image, or ends so early that it does not even say what it is."""
+    from pydicom.uid import UID
+
+    kind = found.text("SOPClassUID")
+    return UID(kind).name.endswith("Image Storage") if kind else place < _SHORT
 
 
 def _alike(one: Slice, other: Slice) -> bool:

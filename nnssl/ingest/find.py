@@ -156,6 +156,8 @@ class _Search:
     def finish(self) -> None:
         """Group what lay about in many folders."""
         self.hand_on("DICOM series", self.dicom.scans())
+        for file in self.dicom.rest:
+            self._ignore(file)
         self.hand_on("PNG stacks", self.stacks.scans())
         if self.stacks.rest:
             self.found.ignored["pictures that are no stack of slices"] += self.stacks.rest
@@ -245,12 +247,16 @@ class _Search:
         elif kind == ".csv" and self.wants("png") and self.stacks.add_table(file):
             self.found.described["table of PNG slices"] += 1
         elif self.wants("dicom") and is_dicom(file):
-            if scan := self.dicom.add(file):
-                self.hand_on("DICOM series", [scan])
-        else:
-            known = kind if _ENDING.fullmatch(kind) else "of other endings" if kind else "without an ending"
-            self.found.ignored[printable(f"files {known}")] += 1
+            self.dicom.add(file)
+        elif not (self.wants("dicom") and self.dicom.add_stray(file)):
+            self._ignore(file)
         return True
+
+    def _ignore(self, file: Path) -> None:
+        """Count a file by its ending."""
+        kind = file.suffix.lower()
+        known = kind if _ENDING.fullmatch(kind) else "of other endings" if kind else "without an ending"
+        self.found.ignored[printable(f"files {known}")] += 1
 
     def _volumes_below(self, folder: Path) -> list[Path]:
         """Every volume below a folder of one subject."""

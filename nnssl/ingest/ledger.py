@@ -106,7 +106,7 @@ class Ledger:
         """Knows a scan again: by its files, and which of their volumes."""
         places = [f"{part.form}:{part.volume}:{file.resolve()}" for part in scan.parts for file in part.files]
         reason = scan.refused.reason if scan.refused and not places else ""
-        return self.pseudonyms.digest("scan", *sorted(places) or [scan.shown, reason])[:32]
+        return self.pseudonyms.digest("scan", *sorted(places) or [scan.where or scan.shown, reason])[:32]
 
     # what was found now
 

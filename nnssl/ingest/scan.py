@@ -49,6 +49,7 @@ class Scan:
         secrets: texts that could name the patient, to be taken out of messages; never written.
         allowed: names of reasons that do not keep it out.
         by: what told the subject, in words ("names of folders in ward_A").
+        where: what tells it from others where it has no parts: a path, a row; only its hash is kept.
     """
 
     parts: tuple[Part, ...]
@@ -62,6 +63,7 @@ class Scan:
     secrets: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
     by: str = ""
+    where: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -91,6 +93,6 @@ class Found:
 
 
 def refused(shown: str, reason: str, sentence: str, **who: str) -> Scan:
-    """A scan of which a finder can already say that it is not usable."""
+    """A scan of which a finder can already say that it is not usable; `who` may be `where` and names."""
     who = {"name": shown, "subject": shown, **who}
     return Scan(parts=(), shown=shown, refused=Finding(reason, sentence), **who)  # type: ignore[arg-type]

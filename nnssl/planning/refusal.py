@@ -55,6 +55,7 @@ REASONS = {
         Reason("localizer", "a scout or localizer", _KEPT),
         Reason("multi_frame", "a multi-frame DICOM file", "read as GDCM understands it"),
         Reason("duplicate_slices", "several slices in one place", "the first of each place is taken"),
+        Reason("incomplete_series", "a file beside its slices may be a slice that is lost", "the others are taken"),
         Reason("uneven_slices", "distances between slices vary", "interpolated to the median distance"),
         Reason("near_empty", "almost every voxel has the same value", _KEPT),
         Reason("ct_not_hu", "a CT whose values cannot be Hounsfield units", _KEPT),

@@ -155,6 +155,63 @@ def test_truncated_and_damaged_slices_are_refused(source, run):
     assert len(run().taken) == 0
 
 
+def lone_records(outcome):
+    return sorted(outcome.refused, key=lambda each: each.reason)
+
+
+def lone(outcome):
+    """Reasons and sentences, the series first."""
+    return [(record.reason, record.sentence) for record in lone_records(outcome)]
+
+
+@pytest.mark.parametrize("ending", ["", ".dcm"])
+@pytest.mark.parametrize("size", [0, 100, 200, 600, 900])
+def test_a_series_beside_a_fragment_is_not_taken_short(source, run, size, ending):
+    folder = write_series(source / "a", VOXELS)
+    for file in folder.iterdir():
+        file.rename(f"{file}{ending}")
+    last = folder / f"IM0007{ending}"
+    last.write_bytes(last.read_bytes()[:size])
+    (folder / "README").write_text("a note of nobody")
+    outcome = run()
+    (reason, sentence), (other, its) = lone(outcome)
+    assert not outcome.taken and (reason, other) == ("incomplete_series", "truncated"), sentence
+    assert f"IM0007{ending}" in sentence and "Copy it again" in its
+    assert outcome.ignored["files without an ending"] == 1
+    assert [record.channels[0]["shape"][0] for record in run(accepted={"incomplete_series"}).taken] == [7]
+
+
+def test_a_fragment_that_says_that_it_is_of_another_series_speaks_against_that_one_only(source, run):
+    write_series(source / "a", VOXELS, uid="1.2.31")
+    write_series(source / "b", texture(1, (8, 10, 12), ct=True), uid="1.2.32")
+    whole = source / "b" / "IM0007"
+    (source / "a" / "IM0107").write_bytes(whole.read_bytes()[:700])
+    outcome = run()
+    assert len(outcome.taken) == 2  # a copy of a slice that is there
+    assert [record.reason for record in outcome.refused] == ["truncated"]
+    whole.unlink()
+    outcome = run()
+    assert [record.reason for record in lone_records(outcome)] == ["incomplete_series", "truncated"]
+    assert "b (7 files)" in lone_records(outcome)[0].source
+
+
+def test_a_slice_that_may_not_be_opened_is_named(source, run, monkeypatch):
+    folder = write_series(source / "a", VOXELS)
+    (folder / "IM0003").rename(folder / "IM0003.dcm")
+    closed = folder / "IM0003.dcm"
+    opened = type(closed).open
+
+    def no_permission(self, *arguments, **options):
+        if self.name == closed.name:
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(type(closed), "open", no_permission)
+    (reason, sentence), (other, _) = lone(run())
+    assert (reason, other) == ("incomplete_series", "unreadable")
+    assert "IM0003.dcm cannot be opened (Permission denied)" in sentence
+
+
 def write_enhanced(folder, places, slopes=None):
     """An enhanced CT: one file, frames with places of their own."""
     path = write_series(folder, VOXELS[:1], intercept=0.0).joinpath("IM0000")

@@ -26,12 +26,14 @@ class Before:
 
     Attributes:
         made: whether this run makes the data set's folder.
+        unfinished: whether a run that was stopped made it, and none has come to its end.
     """
 
     def __init__(self, dataset: Path, *, dry: bool) -> None:
         self._dataset, self._dry = dataset, dry
         self._aside = dataset / FOLDER / _ASIDE
         self.made = not dataset.exists() and not dry
+        self.unfinished = not dry and (dataset / FOLDER / FILE).is_file() and not (dataset / "dataset.json").is_file()
 
     def begin(self, ledger: Ledger) -> None:
         """Keep the ledger of a data set that has cases."""
@@ -69,6 +71,6 @@ class Before:
         shutil.rmtree(self._aside, ignore_errors=True)
 
     def remove_made(self) -> None:
-        """Take away the folder of a data set that this run made and put no case into."""
-        if self.made:
+        """Take away the folder of a data set that this run, or one that was stopped, made and put no case into."""
+        if self.made or self.unfinished:
             shutil.rmtree(self._dataset, ignore_errors=True)

@@ -35,7 +35,7 @@ def check_channels(folder: Path, ledger: Ledger, asked: Sequence[str]) -> Kind |
         UsageError: with what is there and what was asked.
     """
     there = _names(folder)
-    most = cohort.majority(ledger.taken)
+    most = _kind(ledger)
     if not asked or most is None or [name.casefold() for name in there] == [name.casefold() for name in asked]:
         return most
     neutral = all(map(_NEUTRAL.fullmatch, there))  # true without a dataset.json, too
@@ -95,6 +95,13 @@ def judge(
     # scans of both kinds are normalised image by image, whatever the data set was before they were accepted
     given = asked or (_names(folder) if ledger.count_had() and not mixed else ())
     return cohort.channel_names(ledger.taken, given)
+
+
+def _kind(ledger: Ledger) -> Kind | None:
+    """What a data set is: runs that were stopped do not decide it."""
+    if not ledger.count_had():
+        return None
+    return ledger.kind() or cohort.majority(ledger.taken)
 
 
 def _names(folder: Path) -> list[str]:

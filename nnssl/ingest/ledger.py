@@ -16,42 +16,20 @@ from types import TracebackType
 
 from nnssl.errors import DataError
 from nnssl.ingest.identity import Pseudonyms
+from nnssl.ingest.ledger_tables import TABLES, connected
 from nnssl.ingest.record import Record, from_text, to_text
 from nnssl.ingest.scan import Scan
 from nnssl.ingest.scan_text import scan_from_text, scan_to_text
 
 FOLDER = "ingest"
 FILE = "ledger.sqlite"
-_VERSION = "2"
+_VERSION = "3"
 _SECONDS = 2.0  # between commits
 _AT_A_TIME = 200  # rows in memory
 _ABOUT = (
     "Written by nnssl_ingest. Keep it to go on; delete it before you give the data set away: with its key, guesses of "
     "patient numbers could be tested."
 )
-_TABLES = """
-CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS records (
-    key TEXT PRIMARY KEY, place INTEGER NOT NULL, now INTEGER NOT NULL, root TEXT NOT NULL, status TEXT NOT NULL,
-    reason TEXT NOT NULL, case_id TEXT NOT NULL, source TEXT NOT NULL, content TEXT NOT NULL, body TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS places ON records (place);
-CREATE INDEX IF NOT EXISTS cases ON records (case_id);
-CREATE INDEX IF NOT EXISTS contents ON records (content);
-CREATE TEMP TABLE found (key TEXT PRIMARY KEY, root TEXT, line BLOB, scan TEXT, task INTEGER DEFAULT 0);
-CREATE TEMP TABLE aside (key TEXT PRIMARY KEY);
-CREATE TEMP TABLE had AS SELECT case_id, key FROM records WHERE status = 'taken';
-CREATE INDEX temp.had_by_key ON had (key);
-CREATE TEMP TABLE voxels (content TEXT, shape TEXT, key TEXT);
-CREATE INDEX temp.by_content ON voxels (content);
-CREATE INDEX temp.by_shape ON voxels (shape);
-"""
-
-
-_PRAGMAS = """
-PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -400; PRAGMA temp_store = FILE;
-PRAGMA secure_delete = ON; BEGIN EXCLUSIVE; COMMIT;
-PRAGMA temp.cache_size = -400;
-"""
 
 
 class Ledger:
@@ -61,14 +39,23 @@ class Ledger:
         file: where it lies.
         key: of the pseudonyms; whoever has it can test guesses of paths and patient numbers.
         pseudonyms: names of patients in this data set.
+
+    Args:
+        file: where it lies.
+        connection: to it.
+        finished: whether a run has made a data set of it; what stopped runs took decides nothing.
     """
 
-    def __init__(self, file: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, file: Path, connection: sqlite3.Connection, *, finished: bool) -> None:
         self.file = file
-        self._db = connection
-        self._db.executescript(_TABLES)
+        self._db, self._finished = connection, finished
+        self._db.executescript(TABLES)
         self._db.execute("BEGIN")
         self._db.execute("UPDATE records SET now = 0 WHERE now")
+        if self._one("SELECT value FROM about WHERE name = 'version'") == "2":  # which knew no stopped runs
+            self._db.execute("INSERT INTO finished SELECT key FROM records WHERE status = 'taken'")
+        if not finished:
+            self._db.execute("DELETE FROM finished")
         key = self._one("SELECT value FROM about WHERE name = 'key'") or secrets.token_hex(16)
         for name, value in (("key", key), ("version", _VERSION), ("about", _ABOUT)):
             self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (name, value))
@@ -194,18 +181,50 @@ class Ledger:
             self._db.execute("DELETE FROM aside WHERE key = ?", row[:1])
             yield row[0], scan_from_text(row[1]), from_text(row[2])
 
+    # what runs that came to their end have made
+
+    def finish(self, kind: tuple[int, str] | None) -> None:
+        """This run is at its end: its cases are the data set, which is of this kind (number of channels, family)."""
+        self._db.execute("DELETE FROM finished")
+        self._db.execute("INSERT INTO finished SELECT key FROM records WHERE status = 'taken'")
+        text = f"{kind[0]} {kind[1]}" if kind else ""
+        self._db.execute("INSERT OR REPLACE INTO about VALUES ('kind', ?)", (text,))
+
+    def kind(self) -> tuple[int, str] | None:
+        """What the last of these runs said of the data set's kind."""
+        count, _, family = (self._one("SELECT value FROM about WHERE name = 'kind'") or "").partition(" ")
+        return (int(count), family) if family else None
+
     def was_there(self, key: str) -> bool:
         """Whether a scan was a case before this run."""
-        return self._one("SELECT 1 FROM had WHERE key = ?", (key,)) is not None
+        return self._one("SELECT 1 FROM finished WHERE key = ?", (key,)) is not None
 
     def count_had(self) -> int:
         """How many cases there were before this run."""
-        return int(self._one("SELECT count(*) FROM had") or 0)
+        return int(self._one("SELECT count(*) FROM finished") or 0)
 
     def count_lost(self) -> int:
         """How many of them are cases no longer."""
-        query = "SELECT count(*) FROM had WHERE key NOT IN (SELECT key FROM records WHERE status = 'taken')"
+        query = "SELECT count(*) FROM finished WHERE key NOT IN (SELECT key FROM records WHERE status = 'taken')"
         return int(self._one(query) or 0)
+
+    def stopped(self) -> list[tuple[str, str]]:
+        """(key, case) of what a run that was stopped had begun, and this run has not found."""
+        query = (
+            "SELECT key, case_id FROM records WHERE status != ? AND key NOT IN (SELECT key FROM finished) "
+            "AND key NOT IN (SELECT key FROM found)"
+        )
+        refused = "refused" if self._finished else ""  # which runs before have told; else they are to be forgotten too
+        return [(str(key), str(case)) for key, case in self._db.execute(query, (refused,))]
+
+    def forget(self, key: str) -> None:
+        """Know nothing of a scan any more."""
+        self._db.execute("DELETE FROM records WHERE key = ?", (key,))
+
+    def keep(self, key: str) -> None:
+        """A case that a run that was stopped has taken: as if it were read now, in the order in which scans are."""
+        self._place += 1
+        self._db.execute("UPDATE records SET place = ?, now = 1 WHERE key = ?", (self._place, key))
 
     def reasons(self) -> list[tuple[str, int, str]]:
         """(reason, how many, a source) of all that is refused, the most frequent first."""
@@ -349,7 +368,8 @@ def open_ledger(dataset: Path, *, aside: Path | None = None) -> Ledger:
         DataError: the data set was made by other means, another ingest is at it, or the ledger is damaged.
     """
     file = dataset / FOLDER / FILE
-    if not file.is_file() and ((dataset / "dataset.json").is_file() or any(dataset.glob("images*/*"))):
+    finished = (dataset / "dataset.json").is_file()
+    if not file.is_file() and (finished or any(dataset.glob("images*/*"))):
         raise DataError(
             f"{dataset} is there already and was not made by nnssl_ingest (it has no {FOLDER}/{FILE}). Choose "
             f"another id with -d, or move that data set away. To start over one that nnssl_ingest made, delete its "
@@ -358,28 +378,15 @@ def open_ledger(dataset: Path, *, aside: Path | None = None) -> Ledger:
     try:
         if aside is None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            return Ledger(file, _connected(file))
+            return Ledger(file, connected(file), finished=finished)
         copy = aside / FILE
-        connection = _connected(copy)
+        connection = connected(copy)
         if file.is_file():
             source = sqlite3.connect(file)
             source.backup(connection)
             source.close()
-        return Ledger(copy, connection)
+        return Ledger(copy, connection, finished=finished)
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise DataError(f"Another nnssl_ingest is writing {dataset} ({file} is locked). Wait for it.") from error
         raise DataError(f"{file} is damaged ({error}). Move {dataset} away and ingest anew.") from error
-
-
-def _connected(file: Path, options: str = "") -> sqlite3.Connection:
-    """A connection that nobody shares; without locks where the file system has none (some network file systems)."""
-    connection = sqlite3.connect(f"{file.absolute().as_uri()}{options}", uri=True, timeout=1.0, isolation_level=None)
-    try:
-        connection.executescript(_PRAGMAS)
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        if not options and any(words in str(error) for words in ("locking protocol", "disk I/O")):
-            return _connected(file, "?nolock=1")
-        raise
-    return connection

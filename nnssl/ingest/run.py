@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnssl.errors import DataError, NnsslError
+from nnssl.ingest import cohort
 from nnssl.ingest.apart import Apart
 from nnssl.ingest.before import IMAGES, Before, Emptied
 from nnssl.ingest.channels import put_together
@@ -131,12 +132,13 @@ def ingest(request: Request, say: Say) -> Outcome:
         outcome = _ingest(request, say, before, passing)
     except NnsslError as error:
         before.end(emptied=isinstance(error, Emptied))
-        before.remove_made()
+        if before.made:  # what a run that was stopped has read is kept: a word may be wrong in this command
+            before.remove_made()
         raise
     before.end(emptied=False)
     if request.dry_run:
         outcome = replace(outcome, report=request.report)
-    elif before.made and not outcome.taken:  # no folder stays of which nothing came
+    elif (before.made or before.unfinished) and not outcome.taken:  # no folder stays of which nothing came
         ledger = Path(shutil.copyfile(outcome.ledger, passing.folder / outcome.ledger.name))
         pictures = Path(shutil.copytree(outcome.pictures, passing.folder / PICTURES))
         outcome = replace(outcome, ledger=ledger, pictures=pictures, report=request.report)
@@ -170,7 +172,7 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
             new += len(again)
             _read(request, ledger, again, pictures, before)
             channels = judge(request.folder, ledger, roots, request.channels, was, before)
-        return Outcome(
+        outcome = Outcome(
             ledger=ledger.file,
             new=new,
             kept=ledger.count_found() - new,
@@ -183,6 +185,8 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
             pictures=pictures,
             keep=passing,
         )
+        ledger.finish(cohort.majority(ledger.taken))
+        return outcome
 
 
 def _read(request: Request, ledger: Ledger, tasks: Tasks, pictures: Path, before: Before) -> None:

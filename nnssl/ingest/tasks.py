@@ -54,8 +54,13 @@ def promise(ledger: Ledger, wishes: Wishes, before: Before) -> Tasks:
     """Note in the ledger what is to be read, each with the name of its case.
 
     What is known and is not read again takes over what this request says of it; where the request or the other scans
-    may have turned the judgement that keeps it out, it is set aside, to be judged anew.
+    may have turned the judgement that keeps it out, it is set aside, to be judged anew. What a run that was stopped
+    has taken is kept where this request would have it taken in the same way, and decides nothing.
     """
+    for key, case in ledger.stopped():
+        ledger.forget(key)
+        if case and not ledger.is_used(case):
+            before.take_away(case, had=False)
     numbers: dict[str, int] = {}
     for key, root, scan in ledger.found():
         old = ledger.get(key)
@@ -65,14 +70,26 @@ def promise(ledger: Ledger, wishes: Wishes, before: Before) -> Tasks:
                 _renew(old, scan, ledger, wishes)
                 ledger.set_aside(key, old)
                 continue
-            if _still_good(wishes, scan, old):
-                if _renew(old, scan, ledger, wishes):
+            begun = old.status == "taken" and not ledger.was_there(key)
+            fits = not begun or _is_as(_promised(key, root, scan, old, ledger, wishes, numbers), old, scan)
+            if fits and _still_good(wishes, scan, old):
+                if _renew(old, scan, ledger, wishes, begun=begun):
                     ledger.put(key, old)
+                if begun:
+                    ledger.keep(key)
                 continue
-        if old is not None and ledger.was_there(key):
-            before.take_away(old.case, had=True)
-        ledger.promise(key, _promised(key, root, scan, old, ledger, wishes, numbers))
+        had = ledger.was_there(key)
+        record = _promised(key, root, scan, old, ledger, wishes, numbers)
+        ledger.promise(key, record)
+        if old is not None and (had or (old.case != record.case and not ledger.is_used(old.case))):
+            before.take_away(old.case, had=had)
     return Tasks(ledger)
+
+
+def _is_as(fresh: Record, old: Record, scan: Scan) -> bool:
+    """Whether a run that was stopped took a scan as this one would."""
+    same = all(getattr(fresh, name) == getattr(old, name) for name in ("root", "source", "subject", "session", "split"))
+    return same and {*old.accepted} <= {*scan.allowed}
 
 
 def promise_again(ledger: Ledger, wishes: Wishes) -> Tasks:
@@ -90,7 +107,9 @@ def _promised(
 ) -> Record:
     """The record of a scan before it is read; what was accepted of the same file stays accepted."""
     shown = _without_names(scan, key, ledger) if wishes.hide_names else scan
-    again = old is not None and (old.status == "taken" or not ledger.is_used(old.case))
+    had = ledger.was_there(key)
+    same = old is not None and (had or old.source == printable(shown.shown))
+    again = old is not None and same and (old.status == "taken" or not ledger.is_used(old.case))
     case = old.case if old is not None and again else _free_name(shown, ledger, numbers)
     now = stamp(scan)
     return Record(
@@ -103,14 +122,14 @@ def _promised(
         split=token(shown.split),
         modality=_modality(wishes.channels, scan),
         told=_told(wishes.channels, scan),
-        allowed=sorted({*scan.allowed, *(old.accepted if old is not None and old.stamp == now else ())}),
+        allowed=sorted({*scan.allowed, *(old.accepted if old is not None and had and old.stamp == now else ())}),
     )
 
 
-def _renew(old: Record, scan: Scan, ledger: Ledger, wishes: Wishes) -> bool:
+def _renew(old: Record, scan: Scan, ledger: Ledger, wishes: Wishes, *, begun: bool = False) -> bool:
     """What this request says of a scan that is known; whether that is something else than the last one said."""
     said = old.modality, old.told, old.allowed
-    if wishes.channels or not ledger.count_had():
+    if wishes.channels or begun or not ledger.count_had():
         old.modality, old.told = _modality(wishes.channels, scan), _told(wishes.channels, scan)
     old.allowed = sorted(scan.allowed)
     return said != (old.modality, old.told, old.allowed)

@@ -27,6 +27,7 @@ from nnssl.ingest.report import write_report
 from nnssl.ingest.scan import Found, Scan
 from nnssl.ingest.take import Taker, Task
 from nnssl.ingest.tasks import Tasks, Wishes, promise, promise_again
+from nnssl.ingest.unlink import unlink
 from nnssl.planning.pool import for_each_case
 
 PICTURES = "pictures"
@@ -172,6 +173,8 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
             new += len(again)
             _read(request, ledger, again, pictures, before)
             channels = judge(request.folder, ledger, roots, request.channels, was, before)
+        if _copies(request) and not dry:
+            unlink(request.folder, ledger, workers=request.workers)
         outcome = Outcome(
             ledger=ledger.file,
             new=new,

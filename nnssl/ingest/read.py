@@ -32,6 +32,7 @@ from nnssl.planning.reading import (
 )
 from nnssl.planning.refusal import Refused
 
+_DISAGREED = "qform and sform disagreed; nibabel's choice was taken"
 _BY_NIBABEL = (".mgz", ".mgh")
 
 
@@ -89,7 +90,9 @@ def _read(part: Part, accepted: Collection[str]) -> Volume:
         except Refused as why:
             if why.reason not in accepted:
                 raise
-            return _by_nibabel(file, accepted, None)
+            found = _by_nibabel(file, accepted, None)
+            said = (_DISAGREED,) if why.reason == "orientation_conflict" else ()
+            return replace(found, notes=(*said, *found.notes))
     assumed = check_container(file, accepted)
     found = _by_itk(file, accepted)
     return replace(found, notes=(*assumed, *found.notes))
@@ -115,7 +118,7 @@ def _nifti(file: Path, image: NiftiImage, accepted: Collection[str]) -> Volume:
     except Refused:
         if "orientation_conflict" not in accepted:
             raise
-        return Volume(image.voxels, ours, notes=("qform and sform disagreed; nibabel's choice was taken",))
+        return Volume(image.voxels, ours, notes=(_DISAGREED,))
     return Volume(image.voxels, itks, as_it_is=file.name.endswith(".nii.gz"))
 
 

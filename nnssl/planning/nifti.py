@@ -21,6 +21,9 @@ from nnssl.planning.refusal import Refused
 _GZIP = b"\x1f\x8b"
 _BLOCK = 1 << 20
 _HEADER_BYTES = 540  # of NIfTI-2, the longer one
+# qform and sform round differently, and an alignment to an atlas turns a head a little: below 45 degrees each axis
+# still points to the same side; a mirrored axis points 180 degrees elsewhere, one taken for another 90
+_SAME_SIDE = 0.5**0.5
 _SHEAR = 1e-3  # cosine between axes that rounding of float32 headers cannot explain
 
 
@@ -208,7 +211,37 @@ def _checked_affine(path: Path, header: Any) -> npt.NDArray[np.float64]:
             f"{path} has a sheared orientation matrix (axes up to {degrees:.1f} degrees from a right angle, as with CT "
             f"gantry tilt). Resample it to a rectangular grid first.",
         )
+    _check_sides(path, header)
     return affine
+
+
+def _check_sides(path: Path, header: Any) -> None:
+    """Refuse a header whose qform and sform, both valid, let an axis point to two sides of the patient."""
+    from nibabel.spatialimages import HeaderDataError
+
+    if int(header["qform_code"]) <= 0 or int(header["sform_code"]) <= 0:
+        return
+    try:
+        directions = [np.asarray(each, np.float64)[:3, :3] for each in (header.get_qform(), header.get_sform())]
+    except (
+        HeaderDataError,
+        ValueError,
+        ArithmeticError,
+    ):  # a quaternion that is none says nothing
+        return
+    with np.errstate(invalid="ignore", divide="ignore"):
+        q, s = (each / np.linalg.norm(each, axis=0) for each in directions)
+    cosines = (q * s).sum(0)
+    if np.isfinite(cosines).all() and cosines.min() < _SAME_SIDE:
+        axis = int(cosines.argmin())
+        degrees = np.degrees(np.arccos(np.clip(cosines[axis], -1, 1)))
+        how = "mirrored" if np.linalg.det(q) * np.linalg.det(s) < 0 else "turned"
+        raise Refused(
+            "orientation_conflict",
+            f"{path} says two things about how it lies: qform and sform are both valid, and one is {how} against the "
+            f"other (axis {'ijk'[axis]} points {degrees:.0f} degrees elsewhere). Correct its header, or let "
+            f"nnssl_ingest --accept orientation_conflict write it anew as nibabel reads it.",
+        )
 
 
 def _voxel_bytes(

@@ -92,8 +92,9 @@ def judge(
         record.suspicions["vanished"] = f"its source has no {record.source} any more; {what}"
         ledger.put(key, record)
     mixed = any("other_modality" in record.accepted for _, record in ledger.taken())
-    # scans of both kinds are normalised image by image, whatever the data set was before they were accepted
-    given = asked or (_names(folder) if ledger.count_had() and not mixed else ())
+    given = asked or (_names(folder) if ledger.count_had() else ())
+    if mixed and (not asked or cohort.kind_of(asked) == "ct"):
+        given = ()  # scans of both kinds are normalised image by image, whatever else was asked for or was there before
     return cohort.channel_names(ledger.taken, given)
 
 

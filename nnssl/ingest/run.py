@@ -173,6 +173,11 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
             new += len(again)
             _read(request, ledger, again, pictures, before)
             channels = judge(request.folder, ledger, roots, request.channels, was, before)
+        if request.channels and list(channels.values()) != list(request.channels):
+            say(
+                f"Scans of other kinds were accepted (other_modality): all are normalised image by image, and the "
+                f"channel is called {', '.join(channels.values())}, not {', '.join(request.channels)}."
+            )
         if _copies(request) and not dry:
             unlink(request.folder, ledger, workers=request.workers)
         outcome = Outcome(

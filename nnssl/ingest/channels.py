@@ -21,9 +21,9 @@ def put_together(ledger: Ledger, names: Sequence[str]) -> int:
     """Make cases of several channels out of the single scans that were found.
 
     A scan is the channel that its source names as modality (BIDS suffix, DICOM modality, a list's column), or that a
-    word of its file's name names; capitals do not matter. Scans belong together by source, subject and session, and
-    files that lie in one folder without subjects by the rest of their names. Sizes and places are compared when they
-    are read. Scans that have several channels already, or that were refused, stay as they are.
+    word of its file's name names; capitals do not matter. Scans belong together by source, collection, subject and
+    session, and files that lie in one folder without subjects by the rest of their names. Sizes and places are compared
+    when they are read. Scans that have several channels already, or that were refused, stay as they are.
 
     Args:
         ledger: with what was found.
@@ -73,7 +73,9 @@ def _channel(scan: Scan, wanted: dict[str, int]) -> int | None:
 def _belongs(root: str, scan: Scan, name: str) -> str:
     """The same for scans of one case."""
     alone = scan.subject == scan.name  # nothing above the file says whose it is
-    return "\0".join((root, _without(scan.name, name) if alone else scan.subject, scan.session, scan.split))
+    return "\0".join(
+        (root, scan.collection, _without(scan.name, name) if alone else scan.subject, scan.session, scan.split)
+    )
 
 
 def _without(text: str, name: str) -> str:

@@ -93,6 +93,7 @@ def _named(scan: Scan, values: dict[str, str], held_out: Finding | None, modalit
         scan,
         name=values.get("case") or scan.name,
         subject=values.get("subject") or scan.subject,
+        everywhere=scan.everywhere and not values.get("subject"),
         session=values.get("session") or scan.session,
         split=values.get("split", ""),
         refused=scan.refused or held_out,

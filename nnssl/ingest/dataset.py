@@ -16,7 +16,7 @@ from nnssl.ingest.write import ENDING
 from nnssl.planning.cases import ACCEPTED
 
 TABLE = "cases.csv"
-_COLUMNS = ("case", "subject", "session", "modality", "split", "source", "notes")
+_COLUMNS = ("case", "subject", "session", "modality", "split", "source", "origin", "notes")
 
 
 def description(folder: Path) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def write_table(folder: Path, taken: Records) -> None:
         rows.writerow(_COLUMNS)
         for record in taken:
             modality = " ".join(filter(None, record.modality))
-            values = (record.case, record.subject, record.session, modality, record.split, record.source)
+            values = (record.case, record.subject, record.session, modality, record.split, record.source, record.origin)
             rows.writerow([_harmless(value) for value in (*values, "; ".join(record.notes))])
 
 

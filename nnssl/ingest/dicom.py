@@ -339,6 +339,7 @@ def _namer(first: Slice, root: Path, pseudonyms: Pseudonyms) -> Callable[..., Sc
             shown=without(shown(place, root), secrets) + count,
             name=f"{subject}_{session}_{modality or 'XX'}-{series}",
             subject=subject,
+            everywhere=True,
             session=session,
             refused=finding,
             notes=notes,

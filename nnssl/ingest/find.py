@@ -21,7 +21,7 @@ from nnssl.ingest.people import patients_among
 from nnssl.ingest.plain import images_of_task, volumes
 from nnssl.ingest.png import StackFinder
 from nnssl.ingest.record import printable
-from nnssl.ingest.scan import Found, Scan, refused
+from nnssl.ingest.scan import LIST_ENTRIES, TABLE_ROWS, Found, Scan, refused
 
 FORMATS = ("auto", "folders", "dicom", "png", "bids", "nnunet", "list")
 _LIST = re.compile(r"(pretrain_data|datalist|data_list|dataset)\w*\.json", re.IGNORECASE)
@@ -32,8 +32,8 @@ _BY = {  # what tells whose a scan is, where the layout tells it
     "volumes in BIDS trees": "sub- names in BIDS",
     "volumes in image folders": "names of cases in image folders",
     "cases of task folders": "names of cases in task folders",
-    "rows of a CSV": "rows in a CSV",
-    "entries of a JSON list": "entries in a JSON list",
+    TABLE_ROWS: "rows in a CSV",
+    LIST_ENTRIES: "entries in a JSON list",
     "PNG stacks": "tables in folders of PNG stacks",
 }
 Take = Callable[[Scan], None]
@@ -104,12 +104,14 @@ class _Search:
         """Whether this layout is looked for."""
         return self.form in ("auto", form)
 
-    def hand_on(self, layout: str, scans: Iterable[Scan], within: Path | None = None) -> int:
-        """Take in the scans of one layout; how many of their files lie below `within`."""
+    def hand_on(self, layout: str, scans: Iterable[Scan], tree: Path | None = None) -> int:
+        """Take in the scans of one layout; of those in a `tree` of their own: how many of their files lie in it."""
+        collection = tree.relative_to(self.root).as_posix() if tree is not None else ""
         files = 0
         for scan in scans:
-            files += sum(_is_below(file, within) for file in scan.files) if within is not None else 0
-            self.take(scan if scan.by else replace(scan, by=_BY.get(layout, layout)))
+            files += sum(_is_below(file, tree) for file in scan.files) if tree is not None else 0
+            by, where = scan.by or _BY.get(layout, layout), collection or scan.collection
+            self.take(replace(scan, by=by, layout=layout, collection=where))
             self.found.layouts[layout] += 1
         return files
 
@@ -119,13 +121,13 @@ class _Search:
         if not file.is_file():
             raise UsageError(f"The source {file} is neither a folder nor a file.")
         if file.suffix.lower() in (".csv", ".tsv", ".txt"):
-            self.hand_on("rows of a CSV", csv_scans(file, self.pseudonyms))
+            self.hand_on(TABLE_ROWS, csv_scans(file, self.pseudonyms))
             self.found.described["CSV list"] += 1
         elif file.suffix.lower() == ".json":
             scans = list_scans(file)
             if scans is None:
                 raise no_list(file)
-            self.hand_on("entries of a JSON list", scans)
+            self.hand_on(LIST_ENTRIES, scans)
             self.found.described["JSON list"] += 1
         elif not self._file(file.parent, file.name):
             self.hand_on("volumes in folders", volumes(file.parent, [file.name], self.root))
@@ -194,7 +196,7 @@ class _Search:
             return True
         for name in inside.files if self.wants("list") else []:
             if _LIST.fullmatch(name) and (listed := list_scans(folder / name)) is not None:
-                self._all_of(folder, "JSON list", "entries of a JSON list", listed)
+                self._all_of(folder, "JSON list", LIST_ENTRIES, listed)
                 return True
         return False
 
@@ -211,7 +213,8 @@ class _Search:
         if inside is None:
             return
         names = [name for name in inside.files if ending(Path(name)) or not self._file(folder, name)]
-        self.hand_on("volumes in image folders", images_of_task(folder, names, self.root))
+        scans = images_of_task(folder, names, self.root)
+        self.hand_on("volumes in image folders", scans, folder.parent if folder != self.root else None)
         for name in inside.folders:
             self.folder(folder / name)
 
@@ -219,7 +222,7 @@ class _Search:
         for name in inside.folders:
             if name.startswith("sub-"):
                 files = self._volumes_below(folder / name)
-                self.hand_on("volumes in BIDS trees", bids_scans(files, self.root))
+                self.hand_on("volumes in BIDS trees", bids_scans(files, self.root), folder)
                 others, what = _count(folder / name) - len(files), "other files of BIDS subjects"
             else:
                 others = _count(folder / name)

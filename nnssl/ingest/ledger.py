@@ -20,6 +20,7 @@ from nnssl.ingest.ledger_tables import TABLES, connected
 from nnssl.ingest.record import Record, from_text, to_text
 from nnssl.ingest.scan import Scan
 from nnssl.ingest.scan_text import scan_from_text, scan_to_text
+from nnssl.ingest.subjects import People
 
 FOLDER = "ingest"
 FILE = "ledger.sqlite"
@@ -39,6 +40,7 @@ class Ledger:
         file: where it lies.
         key: of the pseudonyms; whoever has it can test guesses of paths and patient numbers.
         pseudonyms: names of patients in this data set.
+        people: who the scans are of.
 
     Args:
         file: where it lies.
@@ -61,6 +63,7 @@ class Ledger:
             self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (name, value))
         self.key = bytes.fromhex(key)
         self.pseudonyms = Pseudonyms(self.key)
+        self.people = People(self._db, self.pseudonyms)
         self._place = int(self._one("SELECT max(place) FROM records") or 0)
         self._next = time.monotonic() + _SECONDS
 
@@ -98,11 +101,13 @@ class Ledger:
     # what was found now
 
     def add_found(self, root: str, scan: Scan) -> None:
-        """Note a scan of a source; the same files found twice, in sources that overlap, are one."""
+        """Note a scan of a source; the same files found twice are one, of which a list knows more than a folder."""
+        if not self.people.sight(key := self.key_of(scan), root, scan):
+            return
         line = f"{scan.name}\0{scan.shown}".encode("utf-8", "surrogatepass")
         self._db.execute(
-            "INSERT OR IGNORE INTO found (key, root, line, scan) VALUES (?, ?, ?, ?)",
-            (self.key_of(scan), root, line, scan_to_text(scan)),
+            "INSERT OR REPLACE INTO found (key, root, line, scan) VALUES (?, ?, ?, ?)",
+            (key, root, line, scan_to_text(scan)),
         )
 
     def found(self) -> Iterator[tuple[str, str, Scan]]:
@@ -121,6 +126,7 @@ class Ledger:
     def drop_found(self, key: str) -> None:
         """Take a scan out of those found: it has become a part of another, or is not wanted."""
         self._db.execute("DELETE FROM found WHERE key = ?", (key,))
+        self.people.forget(key)
 
     def forget_absent(self, roots: Sequence[str]) -> None:
         """What one of these sources once had and was refused is forgotten with it; cases that were taken stay."""

@@ -106,7 +106,8 @@ class StackFinder:
             name = f"{folder.name}{'_' + prefix if prefix.strip('_') else ''}"
             if len(runs) > 1:
                 name += f"_{run[0]}-{run[-1]}"
-            yield _scan([slices[number] for number in run], row, name, shown(folder, self.root), len(runs))
+            files = [slices[number] for number in run]
+            yield _scan(files, row, name, shown(folder, self.root), len(runs), shown(folder.parent, self.root))
 
 
 def _item(plain: Any) -> _Item:
@@ -114,7 +115,7 @@ def _item(plain: Any) -> _Item:
     return Path(file), prefix, number
 
 
-def _scan(files: list[Path], row: Row | None, name: str, place: str, runs: int) -> Scan:
+def _scan(files: list[Path], row: Row | None, name: str, place: str, runs: int, collection: str) -> Scan:
     place = f"{place} ({files[0].name} to {files[-1].name})"
     if row is None:
         sentence = "no table beside it gives its voxel size (a CSV with the columns folder and spacing_mm: x, y, z)"
@@ -129,6 +130,7 @@ def _scan(files: list[Path], row: Row | None, name: str, place: str, runs: int) 
         name=name,
         subject=row.subject or name,
         session=row.session,
+        collection="" if row.subject else collection,
         notes=tuple(said),
     )
 

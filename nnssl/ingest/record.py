@@ -14,6 +14,7 @@ class Record:
     Attributes:
         source: how the finder shows it.
         root: which source it came from, hashed.
+        origin: what that source is called.
         stamp: sizes and times of its files, hashed.
         status: "pending", "taken" or "refused".
         case: its name in the data set.
@@ -38,6 +39,7 @@ class Record:
     source: str
     root: str
     stamp: str
+    origin: str = ""
     status: str = "pending"
     case: str = ""
     subject: str = ""

@@ -25,6 +25,7 @@ from nnssl.ingest.record import Record
 from nnssl.ingest.records import Records
 from nnssl.ingest.report import write_report
 from nnssl.ingest.scan import Found, Scan
+from nnssl.ingest.subjects import leave_to_lists
 from nnssl.ingest.take import Taker, Task
 from nnssl.ingest.tasks import Tasks, Wishes, promise, promise_again
 from nnssl.ingest.unlink import unlink
@@ -219,8 +220,11 @@ def _found(request: Request, ledger: Ledger, say: Say) -> tuple[Found, list[str]
         root = ledger.pseudonyms.digest("root", str(source.resolve()))[:12]
         folder = source if source.is_dir() else source.parent
         take = functools.partial(_add, ledger, patterns, root, folder)
+        ledger.people.note_origin(root, source, hidden=request.hide_names)
         total.add(find(source, form=request.form, pseudonyms=ledger.pseudonyms, take=take))
         roots.append(root)
+    leave_to_lists(ledger)
+    total.layouts = ledger.people.layouts()
     for pattern in patterns.unused():
         say(f"The pattern {pattern} fits no scan that was found.")
     if len(request.channels) > 1 and (none := put_together(ledger, request.channels)):

@@ -9,6 +9,8 @@ from typing import Literal
 
 from nnssl.planning.checks import Finding
 
+TABLE_ROWS, LIST_ENTRIES = "rows of a CSV", "entries of a JSON list"
+LISTS = frozenset({TABLE_ROWS, LIST_ENTRIES})  # layouts in which somebody names each scan
 Form = Literal["file", "dicom", "png"]
 
 
@@ -49,6 +51,9 @@ class Scan:
         secrets: texts that could name the patient, to be taken out of messages; never written.
         allowed: names of reasons that do not keep it out.
         by: what told the subject, in words ("names of folders in ward_A").
+        layout: how the source holds it ("volumes in folders").
+        collection: folder below the source in which the subject's name means one person; empty: all of the source.
+        everywhere: whether it does so in all sources, as DICOM's number of the patient.
         where: what tells it from others where it has no parts: a path, a row; only its hash is kept.
     """
 
@@ -63,7 +68,15 @@ class Scan:
     secrets: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
     by: str = ""
+    layout: str = ""
+    collection: str = ""
+    everywhere: bool = False
     where: str = ""
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether a list names it."""
+        return self.layout in LISTS
 
     @property
     def files(self) -> tuple[Path, ...]:

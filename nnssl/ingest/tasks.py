@@ -67,13 +67,13 @@ def promise(ledger: Ledger, wishes: Wishes, before: Before) -> Tasks:
         same = old is not None and old.stamp == stamp(scan) and old.status != "pending"
         if old is not None and same and is_excluded(scan) == (old.reason == EXCLUDED):
             if _was_set_aside(old):
-                _renew(old, scan, ledger, wishes)
+                _renew(old, key, root, scan, ledger, wishes)
                 ledger.set_aside(key, old)
                 continue
             begun = old.status == "taken" and not ledger.was_there(key)
             fits = not begun or _is_as(_promised(key, root, scan, old, ledger, wishes, numbers), old, scan)
             if fits and _still_good(wishes, scan, old):
-                if _renew(old, scan, ledger, wishes, begun=begun):
+                if _renew(old, key, root, scan, ledger, wishes, begun=begun):
                     ledger.put(key, old)
                 if begun:
                     ledger.keep(key)
@@ -106,7 +106,7 @@ def _promised(
     key: str, root: str, scan: Scan, old: Record | None, ledger: Ledger, wishes: Wishes, numbers: dict[str, int]
 ) -> Record:
     """The record of a scan before it is read; what was accepted of the same file stays accepted."""
-    shown = _without_names(scan, key, ledger) if wishes.hide_names else scan
+    shown = _without_names(scan, key, root, ledger) if wishes.hide_names else scan
     had = ledger.was_there(key)
     same = old is not None and (had or old.source == printable(shown.shown))
     again = old is not None and same and (old.status == "taken" or not ledger.is_used(old.case))
@@ -115,9 +115,10 @@ def _promised(
     return Record(
         source=printable(shown.shown),
         root=root,
+        origin=ledger.people.origin(root),
         stamp=now,
         case=case,
-        subject=token(shown.subject) or case,
+        subject=_subject(shown, root, ledger, wishes) or case,
         session=token(shown.session),
         split=token(shown.split),
         modality=_modality(wishes.channels, scan),
@@ -126,13 +127,19 @@ def _promised(
     )
 
 
-def _renew(old: Record, scan: Scan, ledger: Ledger, wishes: Wishes, *, begun: bool = False) -> bool:
+def _renew(
+    old: Record, key: str, root: str, scan: Scan, ledger: Ledger, wishes: Wishes, *, begun: bool = False
+) -> bool:
     """What this request says of a scan that is known; whether that is something else than the last one said."""
-    said = old.modality, old.told, old.allowed
+    said = old.modality, old.told, old.allowed, old.subject, old.session, old.split
+    if scan.is_listed:
+        shown = _without_names(scan, key, root, ledger) if wishes.hide_names else scan
+        old.subject, old.session = _subject(shown, root, ledger, wishes) or old.case, token(shown.session)
+        old.split = token(scan.split)
     if wishes.channels or begun or not ledger.count_had():
         old.modality, old.told = _modality(wishes.channels, scan), _told(wishes.channels, scan)
     old.allowed = sorted(scan.allowed)
-    return said != (old.modality, old.told, old.allowed)
+    return said != (old.modality, old.told, old.allowed, old.subject, old.session, old.split)
 
 
 def stamp(scan: Scan) -> str:
@@ -166,8 +173,8 @@ def _was_set_aside(record: Record) -> bool:
 
 def _still_good(wishes: Wishes, scan: Scan, record: Record) -> bool:
     said = scan.refused is not None and scan.refused.reason in _BY_LIST and not record.accepts(scan.refused.reason)
-    if said and record.reason not in _BY_LIST:
-        return False  # the list says something else than it did
+    if said != (record.reason in _BY_LIST) and (said or scan.is_listed):
+        return False  # the list says something else than it did; a folder says nothing of it
     if record.status == "taken":
         return has_case(wishes.images, record.case, len(scan.parts))
     return record.reason not in scan.allowed and bool(scan.parts)
@@ -182,8 +189,12 @@ def _free_name(scan: Scan, ledger: Ledger, numbers: dict[str, int]) -> str:
     return name
 
 
-def _without_names(scan: Scan, key: str, ledger: Ledger) -> Scan:
-    subject = ledger.pseudonyms.of("subject", scan.subject, letter="P")
+def _subject(shown: Scan, root: str, ledger: Ledger, wishes: Wishes) -> str:
+    return token(shown.subject) if wishes.hide_names else ledger.people.name(root, shown)
+
+
+def _without_names(scan: Scan, key: str, root: str, ledger: Ledger) -> Scan:
+    subject = ledger.pseudonyms.of("subject", ledger.people.who(root, scan), letter="P")
     session = ledger.pseudonyms.of("session", scan.session, letter="S", digits=6) if scan.session else ""
     name = "_".join(filter(None, (subject, session, key[:6])))
     return replace(scan, shown=f"scan {key[:8]}", name=name, subject=subject, session=session)

@@ -17,7 +17,7 @@ from nnssl.planning.checks import Finding
 _Item = tuple[str, str, int, Scan]  # key, root, channel, scan
 
 
-def put_together(ledger: Ledger, names: Sequence[str]) -> int:
+def put_together(ledger: Ledger, names: Sequence[str], *, hidden: bool = False) -> int:
     """Make cases of several channels out of the single scans that were found.
 
     A scan is the channel that its source names as modality (BIDS suffix, DICOM modality, a list's column), or that a
@@ -28,6 +28,7 @@ def put_together(ledger: Ledger, names: Sequence[str]) -> int:
     Args:
         ledger: with what was found.
         names: of the channels, in order.
+        hidden: files are not named.
 
     Returns:
         How many scans are none of the channels; they are left out.
@@ -48,7 +49,7 @@ def put_together(ledger: Ledger, names: Sequence[str]) -> int:
     for group in groups.groups():
         for key, *_ in group:
             ledger.drop_found(key)
-        ledger.add_found(group[0][1], _case([(channel, scan) for *_, channel, scan in group], names))
+        ledger.add_found(group[0][1], _case([each[2:] for each in group], names, hidden=hidden))
     return len(none)
 
 
@@ -87,13 +88,13 @@ def _without(text: str, name: str) -> str:
     return "_".join(filter(None, left)).strip("-_. ") or text
 
 
-def _case(group: Sequence[tuple[int, Scan]], names: Sequence[str]) -> Scan:
+def _case(group: Sequence[tuple[int, Scan]], names: Sequence[str], *, hidden: bool) -> Scan:
     """One case out of the scans of a subject and session, or what it lacks."""
     ordered = sorted(group, key=lambda each: (each[0], each[1].name, each[1].shown))
     first, several = dict[int, Scan](), []
     for channel, scan in ordered:
         if first.setdefault(channel, scan) is not scan:
-            several.append(f"{names[channel]} ({scan.shown})")
+            several.append(f"{names[channel]} ({'one more' if hidden else scan.shown})")
     channel, example = ordered[0]
     example = replace(
         example,
@@ -107,9 +108,9 @@ def _case(group: Sequence[tuple[int, Scan]], names: Sequence[str]) -> Scan:
     missing = [name for number, name in enumerate(names) if number not in first]
     if missing:
         there = ", ".join(names[number] for number in first)
-        return replace(
-            example, parts=(), refused=Finding("missing_channel", f"{', '.join(missing)} is not there; found {there}")
-        )
+        more = f", and more than one scan fits {', '.join(several)}" if several else ""
+        sentence = f"{', '.join(missing)} is not there; found {there}{more}"
+        return replace(example, parts=(), refused=Finding("missing_channel", sentence))
     parts = tuple(replace(first[number].parts[0], modality=name) for number, name in enumerate(names))
     if several and "ambiguous_channel" not in example.allowed:
         sentence = f"more than one scan fits {', '.join(several)}"

@@ -227,7 +227,7 @@ def _found(request: Request, ledger: Ledger, say: Say) -> tuple[Found, list[str]
     total.layouts = ledger.people.layouts()
     for pattern in patterns.unused():
         say(f"The pattern {pattern} fits no scan that was found.")
-    if len(request.channels) > 1 and (none := put_together(ledger, request.channels)):
+    if len(request.channels) > 1 and (none := put_together(ledger, request.channels, hidden=request.hide_names)):
         total.ignored[f"scans that are none of {', '.join(request.channels)}"] += none
     ledger.forget_absent(roots)
     return total, roots

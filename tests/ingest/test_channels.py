@@ -107,3 +107,22 @@ def test_files_with_channel_numbers_stay_together(source, run):
         write(source / f"p_{number:04d}.nii.gz", texture(number))
     outcome = run(channels=("T1", "T2"))
     assert outcome.channels == {"0": "T1", "1": "T2"} and len(outcome.taken) == 1
+
+
+def test_spare_scans_of_a_session_that_lacks_a_channel_are_named(source, run):
+    for seed, name in enumerate(("carl/T1.nii.gz", "carl/T1_old.nii.gz", "dora/T1.nii.gz", "dora/FLAIR.nii.gz")):
+        write(source / name, texture(seed))
+    (refused,) = run(channels=("T1", "FLAIR")).refused
+    assert refused.source == "carl/T1.nii.gz" and refused.reason == "missing_channel"
+    assert refused.sentence == "FLAIR is not there; found T1, and more than one scan fits T1 (carl/T1_old.nii.gz)"
+
+
+def test_spare_scans_are_not_named_where_names_are_hidden(source, run):
+    for seed, name in enumerate(("carl/T1.nii.gz", "carl/T1_old.nii.gz", "dora/T1.nii.gz", "dora/T1_old.nii.gz")):
+        write(source / name, texture(seed))
+    write(source / "dora" / "FLAIR.nii.gz", texture(9))
+    refused = run(channels=("T1", "FLAIR"), hide_names=True).refused
+    assert {record.reason: record.sentence for record in refused} == {
+        "missing_channel": "FLAIR is not there; found T1, and more than one scan fits T1 (one more)",
+        "ambiguous_channel": "more than one scan fits T1 (one more)",
+    }

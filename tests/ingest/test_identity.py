@@ -128,3 +128,39 @@ def test_no_tag_of_dicom_reaches_the_data_set_nor_a_path_that_repeats_one(source
 
 def test_dates_of_birth_are_found_as_people_write_them():
     assert without("a/1941-12-24/24.12.1941/x", ["19411224"]) == "a/[hidden]/[hidden]/x"
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("Müller^Jörg", "Mueller_Joerg"),
+        ("Müller^Jörg", "Muller_Jorg"),
+        ("Müller^Jörg", "MUELLERJOERG"),
+        ("Müller^Jörg", "joergmueller2"),
+        ("Müller^Jörg", "Mu\u0308ller Jo\u0308rg"),  # as macOS writes it
+        ("Mueller^Joerg", "Müller_Jörg"),
+        ("Li^Wu", "Li_Wu"),
+        ("Li^Wu", "WuLi"),
+        ("Li^Wu", "li.2019"),
+        ("Weiß^Ann", "WEISS_Ann"),
+        ("Weiß^Ann", "AnnWeiss"),
+        ("O'Neill^Kim", "ONeill Kim"),
+        ("O'Neill^Kim", "O'Neill_Kim"),
+        ("Meyer-Lund^Eva", "MeyerLund"),
+        ("Kim^J", "J_Kim"),
+        ("Østergård^Bo", "Oestergaard_Bo"),
+        ("Yamada^Taro=山田^太郎", "山田太郎"),
+    ],
+)
+def test_a_name_is_found_however_it_is_spelt(name, folder):
+    hidden = without(folder, [name])
+    assert not any(sign.isalpha() for sign in hidden.replace("[hidden]", "")), hidden
+    assert without(f"scans/{folder}/IM1", [name]).endswith("/IM1")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("Li^Wu", "liver/wurst"), ("O'Neill^Kim", "solo/o/kappa"), ("Kim^J", "J/Jena"), ("Bo^Ä", "abode"), ("", "a/b")],
+)
+def test_words_that_only_begin_like_a_short_name_stay(name, text):
+    assert without(text, [name]) == text

@@ -82,9 +82,9 @@ def _of_name(spelling: str) -> set[str]:
     compounds = [
         pieces for word in re.split(r"[\s^=,._]+", spelling) if (pieces := re.findall(r"[^\W_]+", word)) and word
     ]
-    pieces = {piece for compound in compounds for piece in compound} - _NO_NAMES
-    found = {re.escape(piece) for piece in pieces if len(piece) >= _SHORTEST}
-    found |= {_bounded([piece]) for piece in pieces if len(piece) == _SHORTEST - 1 and piece.isalpha()}
+    parts = {piece for compound in compounds for piece in compound} - _NO_NAMES
+    found = {re.escape(piece) for piece in parts if len(piece) >= _SHORTEST}
+    found |= {_bounded([piece]) for piece in parts if len(piece) == _SHORTEST - 1 and piece.isalpha()}
     found |= {_bounded(compound) for compound in compounds if len(compound) > 1 and len("".join(compound)) >= _SHORTEST}
     letters = [compound for compound in compounds if "".join(compound).isalpha()][:_NAMES]
     if len(letters) > 1 and any(len("".join(compound)) < _SHORTEST for compound in letters):

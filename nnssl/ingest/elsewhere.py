@@ -13,27 +13,32 @@ from nnssl.ingest.ledger import FILE, FOLDER, Ledger
 from nnssl.ingest.records import Records
 from nnssl.planning.nifti import read_nifti
 
+_NAME = "elsewhere"  # of the suspicion
+
 
 def note_leakage(raw: Path, own: str, ledger: Ledger) -> None:
-    """Add the suspicion "elsewhere" to the cases of this run whose voxels another data set has too.
+    """Say of the cases whose voxels another data set has now, too, as the suspicion "elsewhere"; forget what was said.
 
-    Data sets that were ingested are compared by their ledgers; of others only images of the same size are read.
+    Data sets that were ingested are compared by their ledgers; of others images of the same size are read, once.
 
     Args:
         raw: nnU-Net's raw folder.
         own: this data set's name.
         ledger: of this data set.
     """
+    for key, record in ledger.taken():
+        if record.suspicions.pop(_NAME, None):
+            ledger.put(key, record)
     others = [folder for folder in sorted(raw.glob("Dataset*")) if folder.name != own and folder.is_dir()]
-    if not others or not ledger.note_voxels():
+    if not others or not ledger.voxels.note(ledger.taken()):
         return
     for folder in others:
         for content, case in _contents(folder, ledger):
-            for key in ledger.same_voxels(content):
-                record = ledger.get(key)
-                if record is not None:
-                    record.suspicions["elsewhere"] = f"{folder.name} has the same voxels in {case}"
-                    ledger.put(key, record)
+            for key in ledger.voxels.keys(content):
+                mine = ledger.get(key)
+                if mine is not None and _NAME not in mine.suspicions:
+                    mine.suspicions[_NAME] = f"{folder.name} has the same voxels in {case}"
+                    ledger.put(key, mine)
 
 
 def _contents(folder: Path, ledger: Ledger) -> Iterator[tuple[str, str]]:
@@ -45,11 +50,26 @@ def _contents(folder: Path, ledger: Ledger) -> Iterator[tuple[str, str]]:
                 yield from ((content, record.case) for content in record.content.split(","))
             return
     for image in sorted(folder.glob("images*/*.nii.gz")):
-        if ledger.has_shape(_shape(image)):
-            try:
-                yield content_hash(read_nifti(image).voxels), image.name
-            except (DataError, OSError):  # another data set's bad file is for its own planning to tell
-                continue
+        content = _content(image, ledger)
+        if content:
+            yield content, image.name
+
+
+def _content(image: Path, ledger: Ledger) -> str:
+    """The hash of an image's voxels; empty where no case has its size, or where it cannot be read."""
+    try:
+        stat = image.stat()
+        known = ledger.pseudonyms.digest("image", str(image.resolve()), f"{stat.st_size}:{stat.st_mtime_ns}")[:32]
+        content = ledger.voxels.of_other(known)
+        if content is None and ledger.voxels.has_shape(_shape(image)):
+            content = content_hash(read_nifti(image).voxels)
+            ledger.voxels.note_other(known, content)
+    except OSError:
+        return ""
+    except DataError:  # another data set's bad file is for its own planning to tell
+        ledger.voxels.note_other(known, "")
+        return ""
+    return content or ""
 
 
 def _shape(file: Path) -> tuple[int, ...]:

@@ -69,6 +69,7 @@ class _Inside:
 
     folders: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    linked: list[str] = field(default_factory=list)  # links to folders
     hidden: int = 0
     special: int = 0  # links that lead nowhere, pipes, devices: opening one may wait for ever
 
@@ -79,7 +80,7 @@ class _Inside:
             return
         with suppress(OSError):  # a link to itself
             if entry.is_dir():
-                self.folders.append(entry.name)
+                (self.linked if entry.is_symlink() else self.folders).append(entry.name)
                 return
             if entry.is_file():
                 self.files.append(entry.name)
@@ -166,11 +167,12 @@ class _Search:
         self.found.layouts = +self.found.layouts
 
     def _inside(self, folder: Path) -> _Inside | None:
-        """What a folder holds; None for one that was seen, as links may lead in circles, or may not be opened."""
+        """What a folder holds; None for one that was seen, as links may lead to one, or may not be opened."""
         inside = _Inside()
         try:
             stat = folder.stat()
             if (here := hash((stat.st_dev, stat.st_ino))) in self.seen:
+                self.found.ignored["links to folders that were looked at before"] += 1
                 return None
             self.seen.add(here)
             with os.scandir(folder) as entries:
@@ -179,6 +181,11 @@ class _Search:
         except OSError as error:
             self._closed(error)
             return None
+        for name in inside.linked:
+            if why := _not_followed(folder, name, self.root):
+                self.found.ignored[why] += 1
+            else:
+                inside.folders.append(name)
         if inside.special:
             self.found.ignored["links that lead nowhere, pipes and devices"] += inside.special
         if inside.hidden:
@@ -262,19 +269,30 @@ class _Search:
         self.found.ignored[printable(f"files {known}")] += 1
 
     def _volumes_below(self, folder: Path) -> list[Path]:
-        """Every volume below a folder of one subject."""
-        return [
-            Path(above) / name
-            for above, _, files in os.walk(folder, onerror=self._closed)
-            for name in files
-            if not name.startswith(".") and ending(Path(name)) and (Path(above) / name).is_file()
-        ]
+        """Every volume below a folder of one subject; links to folders are not followed there."""
+        found = []
+        for above, folders, files in os.walk(folder, onerror=self._closed):
+            if links := sum((Path(above) / name).is_symlink() for name in folders):
+                self.found.ignored["links to folders in BIDS subjects"] += links
+            names = (name for name in files if not name.startswith(".") and ending(Path(name)))
+            found += [file for name in names if (file := Path(above) / name).is_file()]
+        return found
 
     def _closed(self, error: OSError) -> None:
         """A folder that may not be opened is told: what it holds is not in the data set."""
         place = shown(Path(os.fsdecode(error.filename or self.root)), self.root)
         why = f"the folder cannot be opened ({error.strerror}); what it holds is not known"
         self.hand_on("folders that cannot be opened", [refused(place, "unreadable", why)])
+
+
+def _not_followed(folder: Path, name: str, root: Path) -> str:
+    """Why a link to a folder is not followed: it leads upwards, or to what is walked anyway; empty if it is."""
+    target, source = (folder / name).resolve(), root.resolve()
+    if any(each.is_relative_to(target) for each in (folder.resolve(), source)):
+        return "links to folders above them, which are not followed"
+    if target.is_relative_to(source) and not any(part.startswith(".") for part in target.relative_to(source).parts):
+        return "links to folders of the same source, which are looked at there"
+    return ""
 
 
 def _is_below(file: Path, folder: Path) -> bool:

@@ -17,10 +17,12 @@ from types import TracebackType
 from nnssl.errors import DataError
 from nnssl.ingest.identity import Pseudonyms
 from nnssl.ingest.ledger_tables import TABLES, connected
+from nnssl.ingest.patterns import is_excluded
 from nnssl.ingest.record import Record, from_text, to_text
 from nnssl.ingest.scan import Scan
 from nnssl.ingest.scan_text import scan_from_text, scan_to_text
 from nnssl.ingest.subjects import People
+from nnssl.ingest.voxels import Voxels
 
 FOLDER = "ingest"
 FILE = "ledger.sqlite"
@@ -41,6 +43,7 @@ class Ledger:
         key: of the pseudonyms; whoever has it can test guesses of paths and patient numbers.
         pseudonyms: names of patients in this data set.
         people: who the scans are of.
+        voxels: hashes of them, here and in other data sets.
 
     Args:
         file: where it lies.
@@ -56,14 +59,15 @@ class Ledger:
         self._db.execute("UPDATE records SET now = 0 WHERE now")
         if self._one("SELECT value FROM about WHERE name = 'version'") == "2":  # which knew no stopped runs
             self._db.execute("INSERT INTO finished SELECT key FROM records WHERE status = 'taken'")
-        if not finished:
-            self._db.execute("DELETE FROM finished")
+        for table in () if finished else ("finished", "people", "origins"):
+            self._db.execute(f"DELETE FROM {table}")
         key = self._one("SELECT value FROM about WHERE name = 'key'") or secrets.token_hex(16)
         for name, value in (("key", key), ("version", _VERSION), ("about", _ABOUT)):
             self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (name, value))
         self.key = bytes.fromhex(key)
         self.pseudonyms = Pseudonyms(self.key)
         self.people = People(self._db, self.pseudonyms)
+        self.voxels = Voxels(self._db)
         self._place = int(self._one("SELECT max(place) FROM records") or 0)
         self._next = time.monotonic() + _SECONDS
 
@@ -101,9 +105,21 @@ class Ledger:
     # what was found now
 
     def add_found(self, root: str, scan: Scan) -> None:
-        """Note a scan of a source; the same files found twice are one, of which a list knows more than a folder."""
+        """Note a scan of a source.
+
+        The same files found twice are one: a list knows more of them than a folder, and a file more than a link to it.
+        """
         if not self.people.sight(key := self.key_of(scan), root, scan):
-            return
+            first = scan_from_text(self._one("SELECT scan FROM found WHERE key = ?", (key,)) or "")
+            if scan.is_listed != first.is_listed:
+                return
+            better = _is_link(first) and not _is_link(scan) and is_excluded(first) == is_excluded(scan)
+            one, other = (scan.shown, first.shown) if better else (first.shown, scan.shown)
+            self._db.execute("INSERT INTO twice VALUES (?)", (f"{other} is {one}" if one != other else f"{one} again",))
+            if not better:
+                return
+            self.people.forget(key)
+            self.people.sight(key, root, scan)
         line = f"{scan.name}\0{scan.shown}".encode("utf-8", "surrogatepass")
         self._db.execute(
             "INSERT OR REPLACE INTO found (key, root, line, scan) VALUES (?, ?, ?, ?)",
@@ -122,6 +138,11 @@ class Ledger:
     def count_found(self) -> int:
         """How many scans were found."""
         return int(self._one("SELECT count(*) FROM found") or 0)
+
+    def found_twice(self, limit: int) -> tuple[int, list[str]]:
+        """How many scans were found that are others of those found, and the first of them in words."""
+        lines = self._db.execute("SELECT line FROM twice ORDER BY line LIMIT ?", (limit,)).fetchall()
+        return int(self._one("SELECT count(*) FROM twice") or 0), [str(line) for (line,) in lines]
 
     def drop_found(self, key: str) -> None:
         """Take a scan out of those found: it has become a part of another, or is not wanted."""
@@ -294,19 +315,11 @@ class Ledger:
         """Whether a scan was promised in this run."""
         return self._one("SELECT 1 FROM records WHERE key = ? AND now", (key,)) is not None
 
-    def taken(self, *, now: bool | None = None) -> Iterator[tuple[str, Record]]:
-        """(key, record) of the cases in the order in which they were promised; records may be written meanwhile.
-
-        Args:
-            now: only those of this run, or only those of earlier ones.
-        """
+    def taken(self) -> Iterator[tuple[str, Record]]:
+        """(key, record) of the cases in the order in which they were promised; records may be written meanwhile."""
         last = -1
-        wanted = (0, 1) if now is None else (int(now), int(now))
-        query = (
-            "SELECT place, key, body FROM records WHERE status = 'taken' AND now BETWEEN ? AND ? AND place > ? "
-            "ORDER BY place LIMIT ?"
-        )
-        while rows := self._db.execute(query, (*wanted, last, _AT_A_TIME)).fetchall():
+        query = "SELECT place, key, body FROM records WHERE status = 'taken' AND place > ? ORDER BY place LIMIT ?"
+        while rows := self._db.execute(query, (last, _AT_A_TIME)).fetchall():
             for _, key, body in rows:
                 yield key, from_text(body)
             last = rows[-1][0]
@@ -327,28 +340,9 @@ class Ledger:
             yield [(key, from_text(body)) for key, body in rows.fetchall()]
             last = content
 
-    # voxels that other data sets may have too
 
-    def note_voxels(self) -> int:
-        """Prepare `same_voxels` for the cases of this run; how many there are."""
-        count = 0
-        for key, record in self.taken(now=True):
-            count += 1
-            for content, channel in zip(record.content.split(","), record.channels, strict=False):
-                self._db.execute("INSERT INTO voxels VALUES (?, ?, ?)", (content, _shape(channel["shape"]), key))
-        return count
-
-    def same_voxels(self, content: str) -> list[str]:
-        """Keys of this run's cases with a channel of these voxels."""
-        return [key for (key,) in self._db.execute("SELECT key FROM voxels WHERE content = ?", (content,))]
-
-    def has_shape(self, shape: Sequence[int]) -> bool:
-        """Whether a case of this run has a channel of these sides."""
-        return self._one("SELECT 1 FROM voxels WHERE shape = ? LIMIT 1", (_shape(shape),)) is not None
-
-
-def _shape(sides: Sequence[int]) -> str:
-    return "x".join(map(str, sides))
+def _is_link(scan: Scan) -> bool:
+    return any(file.is_symlink() for file in scan.files[:1])
 
 
 def _columns(record: Record) -> tuple[str, ...]:

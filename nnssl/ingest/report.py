@@ -12,7 +12,7 @@ import numpy as np
 from nnssl.atomic import whole_file
 from nnssl.ingest.json_stream import Rows, write_json
 from nnssl.ingest.record import Record, printable
-from nnssl.ingest.report_html import page
+from nnssl.ingest.report_html import found_twice, page
 from nnssl.planning.refusal import REASONS
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def overview(name: str, outcome: Outcome) -> dict[str, Any]:
         "layouts": dict(outcome.layouts),
         "described": dict(outcome.described),
         "ignored": dict(outcome.ignored),
+        "found_twice": {"count": outcome.twice, "named": [printable(line) for line in outcome.named_twice]},
     }
 
 
@@ -95,6 +96,8 @@ def summary(name: str, outcome: Outcome) -> list[str]:
         lines.append(f"Subjects: {by}{more}.")
     if counts["left_now"]:
         lines.append(f"{counts['left_now']} cases that were in the data set left it; they are among the refused.")
+    if twice := found_twice(content, _LINES):
+        lines.append(twice)
     if content["described"]:
         files = ", ".join(f"{count} {kind}" for kind, count in content["described"].items())
         lines.append(f"Read as descriptions: {files}.")

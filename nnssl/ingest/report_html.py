@@ -20,7 +20,7 @@ from nnssl.planning.refusal import REASONS
 
 _ROWS_AT_MOST = 2000
 _BARS = 24
-_WAYS = 20
+_WAYS, _NAMED = 20, 20
 _WIDTH, _HEIGHT = 300, 110
 Channel = Mapping[str, Any]
 
@@ -63,12 +63,27 @@ def _numbers(content: Mapping[str, Any]) -> str:
     read = f" Read as descriptions: {described}." if described else ""
     by = ", ".join(f"{count} by {escape(how)}" for how, count in list(content["subjects_by"].items())[:_WAYS])
     who = f" Subjects: {by}." if by else ""
+    twice = escape(f" {found_twice(content, _NAMED)}".rstrip())
     rest = f" Not looked at: {ignored}." if ignored else ""
     return (
         f'<div class="tiles">{tiles}</div><p>Channels: <b>{channels}</b>. Found in the last run: {found}; '
         f"{counts['read_now']} scans were read, {counts['known_before']} known from before; {counts['links']} cases "
-        f"are links to their source.{who}{read}{rest}</p>\n"
+        f"are links to their source.{who}{twice}{read}{rest}</p>\n"
     )
+
+
+def found_twice(content: Mapping[str, Any], limit: int) -> str:
+    """What was found twice and taken once, in a sentence; empty where nothing was.
+
+    Args:
+        content: from `overview`.
+        limit: how many are named.
+    """
+    count, named = content["found_twice"]["count"], content["found_twice"]["named"][:limit]
+    if not count:
+        return ""
+    told = ", ".join(named) + (f" and {count - len(named)} more" if count > len(named) else "")
+    return f"Found twice, counted once: {count} ({told})." if named else f"Found twice, counted once: {count}."
 
 
 def _refused(content: Mapping[str, Any], refused: Records) -> Iterator[str]:

@@ -32,6 +32,7 @@ from nnssl.ingest.unlink import unlink
 from nnssl.planning.pool import for_each_case
 
 PICTURES = "pictures"
+NAMED_TWICE = 100
 Say = Callable[[str], None]
 
 
@@ -79,6 +80,8 @@ class Outcome:
         layouts: {layout: scans found now}.
         described: {file or kind of file: how many}, taken for what they say of scans.
         ignored: {kind of file: how many}.
+        twice: how many scans were found that are others of those found: links to them, rows that repeat.
+        named_twice: the first of these, in words; none where names are hidden.
         channels: dataset.json's channel_names.
         pictures: folder of the scans' pictures.
         report: where report.html lies; None if none was written.
@@ -93,6 +96,8 @@ class Outcome:
     layouts: Counter[str]
     described: Counter[str]
     ignored: Counter[str]
+    twice: int
+    named_twice: list[str]
     channels: dict[str, str]
     pictures: Path
     report: Path | None = None
@@ -181,6 +186,7 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
             )
         if _copies(request) and not dry:
             unlink(request.folder, ledger, workers=request.workers)
+        twice, named = ledger.found_twice(0 if request.hide_names else NAMED_TWICE)
         outcome = Outcome(
             ledger=ledger.file,
             new=new,
@@ -190,6 +196,8 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
             layouts=found.layouts,
             described=found.described,
             ignored=found.ignored,
+            twice=twice,
+            named_twice=named,
             channels=channels,
             pictures=pictures,
             keep=passing,

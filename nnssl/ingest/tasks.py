@@ -88,8 +88,8 @@ def promise(ledger: Ledger, wishes: Wishes, before: Before) -> Tasks:
 
 def _is_as(fresh: Record, old: Record, scan: Scan) -> bool:
     """Whether a run that was stopped took a scan as this one would."""
-    same = all(getattr(fresh, name) == getattr(old, name) for name in ("root", "source", "subject", "session", "split"))
-    return same and {*old.accepted} <= {*scan.allowed}
+    names = ("root", "origin", "source", "subject", "session", "split")
+    return all(getattr(fresh, name) == getattr(old, name) for name in names) and {*old.accepted} <= {*scan.allowed}
 
 
 def promise_again(ledger: Ledger, wishes: Wishes) -> Tasks:

@@ -94,8 +94,11 @@ def refuse_others(taken: Taken, put: Put, wanted: tuple[int, str], refuse: Refus
     for key, record in taken():
         found = family(record)
         if len(record.channels) != channels:
-            sentence = f"it has {len(record.channels)} channels, most of the others have {channels}"
-            refuse(key, record, "missing_channel", sentence)
+            sentence = (
+                f"it has {_channels(len(record.channels))}, the cases of this data set have {_channels(channels)}; "
+                f"another data set takes it: its folder with -d OTHER; or leave it out: --exclude and its path"
+            )
+            refuse(key, record, "channel_count", sentence)
         elif found != kind and record.accepts("other_modality"):
             _accept(key, record, "other_modality", put)
         elif found != kind:
@@ -104,6 +107,10 @@ def refuse_others(taken: Taken, put: Put, wanted: tuple[int, str], refuse: Refus
             sentence = f"it is {what[found]}{how}, while the others are {'CTs' if kind == 'ct' else 'none'}"
             again = f"-d OTHER --channels {'CT' if found == 'ct' else 'MR'}"
             refuse(key, record, "other_modality", f"{sentence}; a data set of its own takes it: {again}")
+
+
+def _channels(count: int) -> str:
+    return f"{count} channel" if count == 1 else f"{count} channels"
 
 
 def refuse_unlike_ct(taken: Taken, put: Put, refuse: Refuse) -> None:

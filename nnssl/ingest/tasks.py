@@ -17,7 +17,7 @@ from nnssl.ingest.take import Task
 from nnssl.ingest.write import has_case
 
 # judgements that another request, or other scans beside it, may turn: what was refused for them is judged anew
-_TURN = frozenset({"other_modality", "duplicate", "missing_channel", "ct_not_hu"})
+_TURN = frozenset({"other_modality", "duplicate", "channel_count", "ct_not_hu"})
 _BY_LIST = frozenset({"held_out", "unknown_split"})  # what a list says of a scan's use
 
 

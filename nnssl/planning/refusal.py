@@ -40,6 +40,7 @@ REASONS = {
         Reason("single_slice", "one slice, not a volume"),
         Reason("constant", "every voxel has the same value"),
         Reason("missing_channel", "a channel of the case is not there"),
+        Reason("channel_count", "it has more or fewer channels than the cases of the data set"),
         Reason("channels_differ", "the channels of the case differ in size or place"),
         Reason("ambiguous_channel", "several scans fit one channel of the case", "the first by name is taken"),
         Reason("no_spacing", "slices without a known voxel size"),

@@ -54,3 +54,18 @@ def test_cts_among_scans_that_are_called_mr_are_normalised_image_by_image_by_tha
 def test_the_plan_takes_what_was_accepted(mixed, dataset, run, preprocessed_cases):
     run(mixed, channels=("CT",), accepted={"other_modality"})
     assert preprocessed_cases(dataset) == ["ct0", "ct1", "ct2", "mr0", "mr1"]
+
+
+def test_cases_of_more_channels_than_the_others_are_told_what_to_do(source, run):
+    for seed in range(3):
+        write(source / "loose" / f"{seed}.nii.gz", texture(seed))
+    for channel in range(2):
+        write(source / "task" / "imagesTr" / f"two_000{channel}.nii.gz", texture(20 + channel))
+    outcome = run()
+    (refused,) = outcome.refused
+    assert len(outcome.taken) == 3 and refused.reason == "channel_count"
+    assert "it has 2 channels, the cases of this data set have 1 channel;" in refused.sentence
+    assert "another data set takes it" in refused.sentence and "--exclude" in refused.sentence
+    again = run()
+    assert again.new == 0 and [record.reason for record in again.refused] == ["channel_count"], "judged without reading"
+    assert [record.reason for record in run(excluded=("task",)).refused] == ["excluded"]

@@ -259,14 +259,15 @@ class Ledger:
         return [(str(reason), int(count), str(source)) for reason, count, source in self._db.execute(query)]
 
     def subjects(self, *, hidden: bool) -> list[tuple[str, int]]:
-        """(what told who they are, number of subjects) of the cases that were found now, the most first.
+        """(what told who they are, number of subjects) of the cases, the most first; each subject is counted once.
 
         Args:
             hidden: folders are not named.
         """
         query = (
-            "SELECT json_extract(scan, '$.by'), count(DISTINCT json_extract(body, '$.subject')) FROM found "
-            "JOIN records ON records.key = found.key WHERE status = 'taken' GROUP BY 1"
+            "SELECT coalesce(known, 'earlier runs'), count(*) FROM (SELECT min(json_extract(scan, '$.by')) AS known "
+            "FROM records LEFT JOIN found ON records.key = found.key WHERE status = 'taken' "
+            "GROUP BY json_extract(body, '$.subject')) GROUP BY 1"
         )
         counts: Counter[str] = Counter()
         for by, count in self._db.execute(query):

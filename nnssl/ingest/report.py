@@ -112,16 +112,17 @@ def summary(name: str, outcome: Outcome) -> list[str]:
         for record, _ in zip(outcome.refused.of(reason), range(_LINES), strict=False):
             lines.append(f"    {record.source}: {record.sentence}")
         lines += _more(count, outcome)
-    return lines + _suspicions(content["suspicions"], outcome)
+    return lines + _suspicions(content["suspicions"], counts["suspicious"], outcome)
 
 
-def _suspicions(counts: dict[str, int], outcome: Outcome) -> list[str]:
+def _suspicions(counts: dict[str, int], cases: int, outcome: Outcome) -> list[str]:
     first: dict[str, list[str]] = {name: [] for name in counts}
     for record in outcome.taken if counts else ():
         for name, text in record.suspicions.items():
             if len(first[name]) < _LINES:
                 first[name].append(f"    {record.case}: {text}")
-    lines = []
+    total = sum(counts.values())
+    lines = [f"Suspicious, but taken: {cases} cases, for {total} reasons in all."] if len(counts) > 1 else []
     for name, count in counts.items():
         lines += [f"Suspicious, but taken: {name} ({count})", *first[name], *_more(count, outcome)]
     return lines

@@ -53,7 +53,7 @@ def _numbers(content: Mapping[str, Any]) -> str:
         (counts["taken"], "cases"),
         (counts["subjects"], "subjects"),
         (counts["refused"], "refused"),
-        (counts["suspicious"], "suspicious"),
+        (counts["suspicious"], "suspicious cases"),
     ]
     tiles = "".join(f"<div><b>{count}</b><span>{what}</span></div>" for count, what in shown)
     channels = ", ".join(escape(name) for name in content["channel_names"].values())
@@ -104,7 +104,9 @@ def _suspicions(content: Mapping[str, Any], taken: Records) -> Iterator[str]:
     count = sum(content["suspicions"].values())
     if not count:
         return
-    yield f"<h2>Suspicious, but taken ({count})</h2>\n<table><tr><th>case</th><th>what</th><th></th></tr>"
+    cases = content["counts"]["suspicious"]
+    what = f"{count} suspicion{'s' * (count > 1)} about {cases} case{'s' * (cases > 1)}"
+    yield f"<h2>Suspicious, but taken ({what})</h2>\n<table><tr><th>case</th><th>what</th><th></th></tr>"
     told = ((record.case, *pair) for record in taken for pair in sorted(record.suspicions.items()))
     for case, name, text in islice(told, _ROWS_AT_MOST):
         yield f"<tr><td>{escape(case)}</td><td>{escape(name)}</td><td>{escape(text)}</td></tr>\n"

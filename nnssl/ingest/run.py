@@ -76,7 +76,7 @@ class Outcome:
         new: how many were read now.
         kept: how many were known.
         lost: how many were cases before this run and are no longer.
-        subjects: (what told who they are, number of subjects) of the cases found now.
+        subjects: (what told who they are, number of subjects) of the cases; each subject is counted once.
         layouts: {layout: scans found now}.
         described: {file or kind of file: how many}, taken for what they say of scans.
         ignored: {kind of file: how many}.

@@ -10,7 +10,7 @@ from pathlib import Path
 from nnssl.errors import DataError
 from nnssl.ingest.dicom import series_scans
 from nnssl.ingest.identity import Pseudonyms
-from nnssl.ingest.listed import listed_file
+from nnssl.ingest.listed import RootOf, listed_file, root_of_paths
 from nnssl.ingest.names import shown, stem
 from nnssl.ingest.scan import Part, Scan, refused
 from nnssl.ingest.splits import split_finding
@@ -33,6 +33,13 @@ def csv_scans(file: Path, pseudonyms: Pseudonyms) -> Iterator[Scan]:
     Raises:
         DataError: it is no such table.
     """
+    root_of = root_of_paths((values["path"] for _, values in _rows(file)), file.parent)
+    for line, values in _rows(file):
+        yield from _row(values, f"row {line}", file, root_of, pseudonyms)
+
+
+def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line of the file, {what it is: value}) of each row; line 1 has the names of the columns."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             delimiter = max(",;\t", key=stream.readline(_LONGEST_LINE).count)
@@ -40,8 +47,7 @@ def csv_scans(file: Path, pseudonyms: Pseudonyms) -> Iterator[Scan]:
             rows = csv.DictReader(stream, delimiter=delimiter)
             columns = _columns(file, [name or "" for name in rows.fieldnames or []])
             for row in rows:
-                values = {key: (row.get(name) or "").strip() for key, name in columns.items()}
-                yield from _row(values, file, pseudonyms)
+                yield rows.line_num, {key: (row.get(name) or "").strip() for key, name in columns.items()}
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} is not a text table ({error}). Save it as CSV in UTF-8.") from error
     except csv.Error as error:
@@ -60,24 +66,26 @@ def _columns(file: Path, names: list[str]) -> dict[str, str]:
     return found
 
 
-def _row(values: dict[str, str], file: Path, pseudonyms: Pseudonyms) -> list[Scan]:
-    found = listed_file(values["path"], file.parent, file.parent, folders_too=True)
+def _row(values: dict[str, str], row: str, file: Path, root_of: RootOf, pseudonyms: Pseudonyms) -> list[Scan]:
+    split = values.get("split", "")
+    found = listed_file(values["path"], file.parent, root_of, row=row, split=split, folders_too=True)
     if isinstance(found, Scan):
         return [found]
-    split = values.get("split", "")
-    held_out = split_finding(split)
+    root, held_out = root_of(found), split_finding(split)
     modality = values.get("modality", "")
     if found.is_dir():
         files = sorted(each for each in found.rglob("*") if each.is_file())
-        series = list(series_scans(files, file.parent, pseudonyms))
+        series = list(series_scans(files, root, pseudonyms))
         if not series:
-            return [refused(shown(found, file.parent), "unreadable", "the list names a folder without DICOM files")]
-        return [_named(scan, values, held_out, modality) for scan in series]
+            sentence = f"{row} names it, a folder without DICOM files"
+            return [refused(shown(found, root), "unreadable", sentence, where=str(found))]
+        return [_named(replace(scan, above=str(root)), values, held_out, modality) for scan in series]
     name = values.get("case") or "_".join(filter(None, (values.get("subject"), values.get("session"), stem(found))))
     return [
         Scan(
             parts=(Part(files=(found,), modality=modality),),
-            shown=shown(found, file.parent),
+            shown=shown(found, root),
+            above=str(root),
             name=name,
             subject=values.get("subject") or name,
             session=values.get("session", ""),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnssl.errors import DataError
-from nnssl.ingest.listed import expanded, listed_file
+from nnssl.ingest.listed import RootOf, expanded, listed_file, root_of_paths
 from nnssl.ingest.names import shown, stem
 from nnssl.ingest.scan import Part, Scan
 from nnssl.ingest.splits import split_finding
@@ -20,12 +21,13 @@ def list_scans(file: Path) -> Iterator[Scan] | None:
     """The scans of a JSON list; None for any other file."""
     content = _content(file)
     if isinstance(content, dict) and isinstance(content.get("datasets"), (dict, list)):
-        return _peers(file, content)
+        return _scans(file, lambda: _peers(content))
     lists = {"training": content} if isinstance(content, list) else content
     if not isinstance(lists, dict):
         return None
     first = [value[0] for value in lists.values() if isinstance(value, list) and value]
-    return _monai(file, lists) if any(isinstance(each, dict) and "image" in each for each in first) else None
+    is_list = any(isinstance(each, dict) and "image" in each for each in first)
+    return _scans(file, lambda: _monai(lists)) if is_list else None
 
 
 def no_list(file: Path) -> DataError:
@@ -43,26 +45,44 @@ def _content(file: Path) -> Any:
         return None
 
 
-def _monai(file: Path, lists: dict[str, Any]) -> Iterator[Scan]:
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """What a list says of one scan."""
+
+    row: str
+    paths: list[Any]
+    split: str = ""
+    modality: str = ""
+    subject: str = ""
+    session: str = ""
+
+
+def _scans(file: Path, entries: Callable[[], Iterator[_Entry]]) -> Iterator[Scan]:
+    root_of = root_of_paths((path for entry in entries() for path in entry.paths), file.parent)
+    for entry in entries():
+        yield _scan(entry, file.parent, root_of)
+
+
+def _monai(lists: dict[str, Any]) -> Iterator[_Entry]:
     for split, entries in lists.items():
-        for entry in entries if isinstance(entries, list) else []:
+        for number, entry in enumerate(entries if isinstance(entries, list) else [], 1):
             images = entry.get("image") if isinstance(entry, dict) else entry
             if not isinstance(images, (str, list)) or (isinstance(entry, dict) and "image" not in entry):
                 continue
+            paths = images if isinstance(images, list) else [images]
             subject = str(entry.get("subject", "")) if isinstance(entry, dict) else ""
-            yield _scan(images if isinstance(images, list) else [images], file, split=str(split), subject=subject)
+            yield _Entry(row=f"entry {number} of {str(split)!r}", paths=paths, split=str(split), subject=subject)
 
 
-def _peers(file: Path, content: dict[str, Any]) -> Iterator[Scan]:
+def _peers(content: dict[str, Any]) -> Iterator[_Entry]:
     for dataset in _entries(content["datasets"]):
         for subject_name, subject in _named(dataset.get("subjects"), "subject_id"):
             for session_name, session in _named(subject.get("sessions"), "session_id"):
-                for image in _entries(session.get("images")):
-                    path = expanded(image.get("image_path"))
+                for number, image in enumerate(_entries(session.get("images")), 1):
                     prefix = str(dataset.get("name") or dataset.get("dataset_index") or "")
-                    yield _scan(
-                        [path],
-                        file,
+                    yield _Entry(
+                        row=f"image {number} of a session",
+                        paths=[expanded(image.get("image_path"))],
                         modality=str(image.get("modality") or ""),
                         subject="_".join(filter(None, (prefix, subject_name))),
                         session=session_name,
@@ -79,23 +99,22 @@ def _named(value: Any, key: str) -> list[tuple[str, dict[str, Any]]]:
     return [(str(each.get(key) or name), each) for name, each in pairs if isinstance(each, dict)]
 
 
-def _scan(
-    paths: list[Any], file: Path, *, split: str = "", modality: str = "", subject: str = "", session: str = ""
-) -> Scan:
-    found = [listed_file(path, file.parent, file.parent) for path in paths]
+def _scan(entry: _Entry, folder: Path, root_of: RootOf) -> Scan:
+    paths = entry.paths or [""]
+    found = [listed_file(path, folder, root_of, row=entry.row, split=entry.split) for path in paths]
     for each in found:
         if isinstance(each, Scan):
             return each
     files = [each for each in found if isinstance(each, Path)]
-    if not files:
-        return listed_file("", file.parent, file.parent)  # type: ignore[return-value]
-    name = "_".join(filter(None, (subject, session, stem(files[0]))))
+    roots = [root_of(each) for each in files]
+    name = "_".join(filter(None, (entry.subject, entry.session, stem(files[0]))))
     return Scan(
-        parts=tuple(Part(files=(each,), modality=modality) for each in files),
-        shown=", ".join(shown(each, file.parent) for each in files),
+        parts=tuple(Part(files=(each,), modality=entry.modality) for each in files),
+        shown=", ".join(shown(each, root) for each, root in zip(files, roots, strict=True)),
+        above=str(roots[0]),
         name=name,
-        subject=subject or stem(files[0]),
-        session=session,
-        split=split,
-        refused=split_finding(split),
+        subject=entry.subject or stem(files[0]),
+        session=entry.session,
+        split=entry.split,
+        refused=split_finding(entry.split),
     )

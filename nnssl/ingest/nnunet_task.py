@@ -57,7 +57,7 @@ def _decathlon(folder: Path, content: dict[str, Any], root: Path) -> list[Scan]:
     scans = []
     for entry in [*content["training"], *_list(content.get("test"))]:
         path = entry.get("image") if isinstance(entry, dict) else entry
-        file = listed_file(path, folder, root)
+        file = listed_file(path, folder, lambda _: root)
         if isinstance(file, Scan):
             scans.append(file)
             continue

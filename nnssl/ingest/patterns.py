@@ -66,8 +66,10 @@ class Patterns:
 
     def _fits(self, pattern: str, scan: Scan, root: Path) -> bool:
         """Whether a pattern fits all files of a part of the scan, or folders they lie in."""
-        files = [[shown(file, root) for file in part.files] for part in scan.parts] or [[scan.shown]]
-        fits = any(all(_fits_path(pattern, path) for path in paths) for paths in files)
+        files = [[shown(file, root) for file in part.files] for part in scan.parts]
+        for part in scan.parts if scan.above else ():  # as reports show what a list names, and as the list does
+            files += [[shown(file, Path(scan.above)) for file in part.files], [each.as_posix() for each in part.files]]
+        fits = any(all(_fits_path(pattern, path) for path in paths) for paths in files or [[scan.shown]])
         if fits:
             self._unused.discard(pattern)
         return fits

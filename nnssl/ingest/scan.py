@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nnssl.planning.checks import Finding
 
@@ -54,6 +54,8 @@ class Scan:
         layout: how the source holds it ("volumes in folders").
         collection: folder below the source in which the subject's name means one person; empty: all of the source.
         everywhere: whether it does so in all sources, as DICOM's number of the patient.
+        above: folder below which its paths are shown, where that is not its source.
+        claims: files that a list holds out although it gives no scan of them.
         where: what tells it from others where it has no parts: a path, a row; only its hash is kept.
     """
 
@@ -71,6 +73,8 @@ class Scan:
     layout: str = ""
     collection: str = ""
     everywhere: bool = False
+    above: str = ""
+    claims: tuple[str, ...] = ()
     where: str = ""
 
     @property
@@ -105,7 +109,7 @@ class Found:
         self.ignored += other.ignored
 
 
-def refused(shown: str, reason: str, sentence: str, **who: str) -> Scan:
-    """A scan of which a finder can already say that it is not usable; `who` may be `where` and names."""
+def refused(shown: str, reason: str, sentence: str, **who: Any) -> Scan:
+    """A scan of which a finder can already say that it is not usable; `who` may be any other field."""
     who = {"name": shown, "subject": shown, **who}
-    return Scan(parts=(), shown=shown, refused=Finding(reason, sentence), **who)  # type: ignore[arg-type]
+    return Scan(parts=(), shown=shown, refused=Finding(reason, sentence), **who)

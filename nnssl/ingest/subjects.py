@@ -48,7 +48,7 @@ class People:
             return False
         values = (key, rank, token(scan.subject), self.who(root, scan))
         self._db.execute("INSERT OR REPLACE INTO sightings VALUES (?, ?, ?, ?)", values)
-        for file in scan.files if rank > _WALK else ():
+        for file in (*scan.files, *map(Path, scan.claims)) if rank > _WALK else ():
             self._db.execute(
                 "INSERT INTO claims VALUES (?, ?) ON CONFLICT (file) DO UPDATE SET rank = max(rank, excluded.rank)",
                 (_digest(file, self._pseudonyms), rank),
@@ -151,6 +151,8 @@ def _rank(scan: Scan) -> int:
         return _EXCLUDED
     if not scan.is_listed:
         return _WALK
+    if scan.claims:
+        return _HELD
     return _HELD if scan.refused is not None and scan.refused.reason in ("held_out", "unknown_split") else _LIST
 
 

@@ -54,12 +54,14 @@ def token(text: str) -> str:
 def case_name(text: str) -> str:
     """A case's name: tokens joined by single underscores, never ending like a channel or like our raw values.
 
+    The first channel's ending, which files of nnU-Net have, goes.
+
     Example:
-        >>> case_name("sub-01_ses-1_T1w"), case_name("a/b/scan_0000")
-        ('sub-01_ses-1_T1w', 'a-b-scan_0000-')
+        >>> case_name("sub-01_ses-1_T1w"), case_name("a/b/scan_0000"), case_name("scan_0012")
+        ('sub-01_ses-1_T1w', 'a-b-scan', 'scan_0012-')
     """
     tokens = [each for word in text.split("_") if (each := token(word))]
-    name = "_".join(tokens)[: 2 * _LONGEST].strip("_-") or "case"
+    name = "_".join(tokens).removesuffix("_0000")[: 2 * _LONGEST].strip("_-") or "case"
     return f"{name}-" if _CHANNEL.fullmatch(name) or name.endswith("_raw") else name
 
 

@@ -42,6 +42,12 @@ def test_loose_files_of_every_format_become_cases(source, dataset, run):
     assert outcome.channels == {"0": "image"}
 
 
+def test_a_first_channels_ending_is_no_part_of_a_name(source, run):
+    for seed, name in enumerate(("a_0000", "a", "b_0000", "img_0002")):
+        write(source / f"{name}.nii.gz", texture(seed))
+    assert sorted(rows(run())) == ["a", "a-2", "b", "img_0002-"]
+
+
 def test_a_folder_a_patient_and_time_point_gives_subjects_and_sessions(source, run):
     write(source / "anna" / "2019" / "t1.nii.gz", texture(0))
     write(source / "anna" / "2021" / "t1.nii.gz", texture(1))

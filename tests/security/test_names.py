@@ -85,7 +85,7 @@ def test_names_in_a_table_become_harmless_and_stay_apart(tmp_path: Path) -> None
         table.writerow(["path", "subject", "session", "case", "split"])
         for name, file in zip([*EVIL, "a b", "a/b"], files, strict=True):  # the last two look alike when cleaned
             table.writerow([file.name, name, name, name, name])
-    raw = taken_in(tmp_path / "source" / "scans.csv", tmp_path)
+    raw = taken_in(tmp_path / "source" / "scans.csv", tmp_path, "--accept", "unknown_split")
     assert len(cases(raw)) == len(EVIL) + 2
     assert {"a-b_0000.nii.gz", "a-b-2_0000.nii.gz", "a-b-3_0000.nii.gz"} <= {*cases(raw)}
 

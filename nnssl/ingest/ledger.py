@@ -48,18 +48,19 @@ class Ledger:
     Args:
         file: where it lies.
         connection: to it.
-        finished: whether a run has made a data set of it; what stopped runs took decides nothing.
+        described: whether there is a dataset.json. Without, and without a run that came to its end, nothing is decided.
     """
 
-    def __init__(self, file: Path, connection: sqlite3.Connection, *, finished: bool) -> None:
+    def __init__(self, file: Path, connection: sqlite3.Connection, *, described: bool) -> None:
         self.file = file
-        self._db, self._finished = connection, finished
+        self._db = connection
         self._db.executescript(TABLES)
         self._db.execute("BEGIN")
         self._db.execute("UPDATE records SET now = 0 WHERE now")
-        if self._one("SELECT value FROM about WHERE name = 'version'") == "2":  # which knew no stopped runs
+        if described and self._one("SELECT value FROM about WHERE name = 'version'") == "2":  # knew no stopped runs
             self._db.execute("INSERT INTO finished SELECT key FROM records WHERE status = 'taken'")
-        for table in () if finished else ("finished", "people", "origins"):
+        self._finished = described or self.count_had() > 0
+        for table in () if self._finished else ("people", "origins"):
             self._db.execute(f"DELETE FROM {table}")
         key = self._one("SELECT value FROM about WHERE name = 'key'") or secrets.token_hex(16)
         for name, value in (("key", key), ("version", _VERSION), ("about", _ABOUT)):
@@ -369,8 +370,8 @@ def open_ledger(dataset: Path, *, aside: Path | None = None) -> Ledger:
         DataError: the data set was made by other means, another ingest is at it, or the ledger is damaged.
     """
     file = dataset / FOLDER / FILE
-    finished = (dataset / "dataset.json").is_file()
-    if not file.is_file() and (finished or any(dataset.glob("images*/*"))):
+    described = (dataset / "dataset.json").is_file()
+    if not file.is_file() and (described or any(dataset.glob("images*/*"))):
         raise DataError(
             f"{dataset} is there already and was not made by nnssl_ingest (it has no {FOLDER}/{FILE}). Choose "
             f"another id with -d, or move that data set away. To start over one that nnssl_ingest made, delete its "
@@ -379,14 +380,14 @@ def open_ledger(dataset: Path, *, aside: Path | None = None) -> Ledger:
     try:
         if aside is None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            return Ledger(file, connected(file), finished=finished)
+            return Ledger(file, connected(file), described=described)
         copy = aside / FILE
         connection = connected(copy)
         if file.is_file():
             source = sqlite3.connect(file)
             source.backup(connection)
             source.close()
-        return Ledger(copy, connection, finished=finished)
+        return Ledger(copy, connection, described=described)
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise DataError(f"Another nnssl_ingest is writing {dataset} ({file} is locked). Wait for it.") from error

@@ -153,6 +153,8 @@ def ingest(request: Request, say: Say) -> Outcome:
     else:
         write_description(request.folder, outcome.taken, outcome.channels)
         write_table(request.folder, outcome.taken)
+        with open_ledger(request.folder) as ledger:  # a run that is stopped before this line decides nothing
+            ledger.finish(cohort.majority(ledger.taken))
         outcome = replace(outcome, report=request.report or request.folder / FOLDER)
     if outcome.report is not None:
         write_report(outcome.report, request.folder.name, outcome, outcome.pictures)
@@ -202,7 +204,6 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
             pictures=pictures,
             keep=passing,
         )
-        ledger.finish(cohort.majority(ledger.taken))
         return outcome
 
 

@@ -139,6 +139,28 @@ def test_no_folder_stays_when_a_stopped_run_is_finished_without_cases(source, da
     assert not run(excluded=("*",)).taken and not dataset.exists()
 
 
+@pytest.mark.parametrize("step", ["write_description", "write_table"])
+def test_a_run_that_is_stopped_while_it_writes_the_data_set_decides_nothing(source, run, monkeypatch, step):
+    mixed(source, mrs=2)
+
+    def stops(*values):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(f"nnssl.ingest.run.{step}", stops)
+        run()
+    outcome = run(channels=("MR",))
+    assert outcome.channels == {"0": "MR"} and [record.case for record in outcome.taken] == ["b_mr0", "b_mr1"]
+
+
+def test_a_data_set_without_its_description_keeps_its_cases(source, dataset, run):
+    for name in ("a", "b"):
+        write(source / name / "scan.nrrd", texture(ord(name)))
+        run(source / name)
+    (dataset / "dataset.json").unlink()
+    assert len(run(source / "b").taken) == 2
+
+
 @pytest.mark.pipeline
 @pytest.mark.parametrize("wanted", [2, 9])
 def test_a_process_that_is_killed_decides_nothing(tmp_path, wanted):

@@ -185,7 +185,7 @@ def suspect(taken: Taken, put: Put) -> None:
             put(key, record)
 
 
-_LASTING = ("duplicate", "elsewhere")
+_LASTING = ("gap", "duplicate", "elsewhere")
 _MEASURES: tuple[tuple[str, str, Callable[[dict[str, Any]], float]], ...] = (
     ("voxel volume", "mm3", lambda channel: float(np.prod(channel["spacing_mm"]))),
     ("field of view", "l", lambda channel: float(np.prod(channel["field_of_view_mm"])) / 1e6),

@@ -48,6 +48,7 @@ class Scan:
         split: "train", "test", ..., as the source says.
         refused: why the finder refuses it.
         notes: what else is worth telling.
+        odd: (name, sentence) of what looks wrong and stops nothing.
         secrets: texts that could name the patient, to be taken out of messages; never written.
         allowed: names of reasons that do not keep it out.
         by: what told the subject, in words ("names of folders in ward_A").
@@ -67,6 +68,7 @@ class Scan:
     split: str = ""
     refused: Finding | None = None
     notes: tuple[str, ...] = ()
+    odd: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
     by: str = ""

@@ -39,6 +39,7 @@ def scan_from_plain(plain: dict[str, Any]) -> Scan:
     """The scan of `scan_to_plain`, after JSON."""
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
     values["parts"] = tuple(_part_from_plain(part) for part in plain["parts"])
+    values["odd"] = tuple((name, sentence) for name, sentence in plain["odd"])
     values["refused"] = plain["refused"] and Finding(*plain["refused"])
     return Scan(**values)
 

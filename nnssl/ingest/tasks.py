@@ -123,6 +123,7 @@ def _promised(
         split=token(shown.split),
         modality=_modality(wishes.channels, scan),
         told=_told(wishes.channels, scan),
+        suspicions=dict(scan.odd),
         allowed=sorted({*scan.allowed, *(old.accepted if old is not None and had and old.stamp == now else ())}),
     )
 

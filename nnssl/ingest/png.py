@@ -187,7 +187,8 @@ def _gaps(runs: Sequence[Sequence[int]]) -> str:
     ends = [(one[-1] + 1, other[0] - 1) for one, other in itertools.pairwise(runs)]
     missing = [f"{first} to {last}" if first < last else str(first) for first, last in ends]
     more = f" and {len(missing) - _GAPS} more" if len(missing) > _GAPS else ""
-    return f"slices numbered {', '.join(missing[:_GAPS])}{more} are not there; each run without a gap is a case of one subject"
+    named = ", ".join(missing[:_GAPS])
+    return f"slices numbered {named}{more} are not there; each run without a gap is a case of one subject"
 
 
 def _runs(slices: Mapping[int, Path]) -> list[list[int]]:

@@ -32,7 +32,7 @@ def describe(voxels: npt.NDArray[np.float32], to_world: Affine) -> dict[str, Any
         to_world: 4x4 from voxel index (d, h, w, 1) to mm in LPS.
     """
     spacing = np.linalg.norm(to_world[:3, :3], axis=0)
-    sample = _sample(voxels)
+    sample = _sample(voxels).astype(np.float64)  # in float32 large values have no room for the edges of bins
     low, middle, high = (float(each) for each in np.percentile(sample, (1, 50, 99)))
     counts, _ = np.histogram(sample, BINS, (low, high)) if high > low else (np.zeros(BINS, int), None)
     return {

@@ -15,9 +15,10 @@ from nnssl.ingest.container import check_container
 from nnssl.ingest.names import ending
 from nnssl.ingest.read_dicom import read_series
 from nnssl.ingest.read_png import read_stack
-from nnssl.ingest.repair import filled, one_number, right_angled
+from nnssl.ingest.repair import filled, one_number, right_angled, told_apart
 from nnssl.ingest.scan import Part
 from nnssl.planning.nifti import NiftiImage, content_blocks, read_nifti
+from nnssl.planning.precision import EXACT
 from nnssl.planning.reading import (
     LPS_FROM_RAS,
     REVERSE,
@@ -95,7 +96,23 @@ def _read(part: Part, accepted: Collection[str]) -> Volume:
             return replace(found, notes=(*said, *found.notes))
     assumed = check_container(file, accepted)
     found = _by_itk(file, accepted)
-    return replace(found, notes=(*assumed, *found.notes))
+    return replace(found, notes=(*assumed, *found.notes, *_rounded(file, found.voxels)))
+
+
+def _rounded(file: Path, voxels: npt.NDArray[np.float32]) -> tuple[str, ...]:
+    """What is lost of 64-bit numbers, and of whole ones with more than seven digits."""
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(itk_name(file))
+    reader.ReadImageInformation()
+    kind = SimpleITK.GetPixelIDValueAsString(reader.GetPixelID())
+    whole = "integer" in kind and ("32" in kind or "64" in kind) and float(np.abs(voxels).max()) > EXACT
+    return (
+        (f"its numbers ({kind}) were rounded to 32-bit floats, of seven digits",)
+        if "64-bit float" in kind or whole
+        else ()
+    )
 
 
 def _check_name(file: Path, kind: str) -> None:
@@ -140,10 +157,11 @@ def _by_nibabel(file: Path, accepted: Collection[str], volume: int | None) -> Vo
     if not np.isfinite(affine).all() or not np.abs(np.linalg.det(affine[:3, :3])) > 0:
         raise Refused("damaged", f"{file} has an orientation matrix that is none. Convert it again from its source.")
     voxels, notes = one_number(file, data, accepted, volume)
+    voxels, shift = told_apart(file, voxels, accepted)
     to_world = LPS_FROM_RAS @ affine @ REVERSE
     upright, turned, more = right_angled(file, np.ascontiguousarray(voxels.T, np.float32), to_world, accepted)
     said = ("its header did not say how it lies; the axes were taken for left, front, up",) if lost else ()
-    return Volume(upright, turned, notes=(*said, *notes, *more))
+    return Volume(upright, turned, notes=(*said, *notes, *shift, *more))
 
 
 def _by_itk(file: Path, accepted: Collection[str]) -> Volume:
@@ -166,6 +184,8 @@ def _by_itk(file: Path, accepted: Collection[str]) -> Volume:
     rank = image.GetDimension()
     if rank > 3:
         data = data[(0,) * (rank - 3)]
+    data, shift = told_apart(file, data, accepted)
     _, to_world = from_itk(image.GetSpacing()[:3], image.GetOrigin()[:3], image.GetDirection())
     upright, turned, more = right_angled(file, np.ascontiguousarray(data, np.float32), to_world, accepted)
-    return Volume(upright, turned, notes=("one 3D volume of one number was taken", *more))
+    said = ("one 3D volume of one number was taken",) if rank > 3 or image.GetNumberOfComponentsPerPixel() > 1 else ()
+    return Volume(upright, turned, notes=(*said, *shift, *more))

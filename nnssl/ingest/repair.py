@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnssl.planning.precision import PRECISION, check_precision, shifted
 from nnssl.planning.reading import Affine
 from nnssl.planning.refusal import Refused
 
@@ -26,6 +27,22 @@ def filled(file: Path, voxels: Volume, accepted: Collection[str]) -> tuple[Volum
     if not count or count == voxels.size:
         return voxels, ()
     return np.where(bad, voxels[~bad].min(), voxels), (f"{count} voxels that were no numbers became the lowest value",)
+
+
+def told_apart(file: Path, numbers: npt.NDArray[Any], accepted: Collection[str]) -> tuple[npt.NDArray[Any], Notes]:
+    """Numbers that float32 can tell apart: as they are, or from 0 up if that is accepted.
+
+    Raises:
+        Refused: float32 cannot hold them and nobody accepted that, or it does not help.
+    """
+    try:
+        check_precision(file, numbers)
+    except Refused:
+        if PRECISION not in accepted:
+            raise
+        low = float(numbers.min())
+        return shifted(file, numbers), (f"{low:.10g} was subtracted, as 32-bit numbers cannot tell its values apart",)
+    return numbers, ()
 
 
 def one_number(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnssl.planning.precision import check_precision
 from nnssl.planning.refusal import Refused
 
 _GZIP = b"\x1f\x8b"
@@ -290,8 +291,11 @@ def _scaled(path: Path, stored: npt.NDArray[Any], header: Any) -> npt.NDArray[np
     # no warning for float64 values that float32 cannot hold: they become inf, which the caller refuses
     with np.errstate(over="ignore"):
         if slope is None or (slope == 1 and not intercept):
+            check_precision(path, stored)
             return stored.astype(np.float32)
         voxels = np.empty(stored.shape, np.float32)
         for plane, raw in zip(voxels, stored, strict=True):
             plane[...] = raw * np.float64(slope) + np.float64(intercept or 0)
+        ends = np.array([stored.min(), stored.max()]) * np.float64(slope) + np.float64(intercept or 0)
+        check_precision(path, ends)
         return voxels

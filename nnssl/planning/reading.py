@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnssl.planning.nifti import NiftiImage, is_nifti, read_nifti
+from nnssl.planning.precision import check_precision
 from nnssl.planning.refusal import Refused
 
 Affine = npt.NDArray[np.float64]
@@ -183,7 +184,10 @@ def read_by_itk(file: Path, sha256: bytes) -> Channel:
             )
         if min(sides) < 2:
             raise Refused("single_slice", f"{file} is a single slice ({text} voxels); 3D volumes are needed.")
-        voxels = SimpleITK.GetArrayFromImage(reader.Execute()).astype(np.float32)
+        stored = SimpleITK.GetArrayFromImage(reader.Execute())
+        check_precision(file, stored)
+        with np.errstate(over="ignore"):  # infinite voxels are refused by name
+            voxels = stored.astype(np.float32)
     except RuntimeError as error:
         raise Refused(
             "unreadable", f"SimpleITK cannot read {file} ({last_line(error)}). Copy or convert it again."

@@ -50,6 +50,7 @@ REASONS = {
         Reason("complex_values", "complex numbers", "the magnitude is taken"),
         Reason("colour", "several numbers a voxel", "the mean over the numbers is taken"),
         Reason("not_finite", "NaN or infinite voxels", "they become the lowest finite value"),
+        Reason("precision", "32-bit numbers cannot tell its values apart", "the lowest value is subtracted"),
         Reason("no_orientation", "the header does not say how it lies", "its axes are taken for those of its reader"),
         Reason("orientation_conflict", "the header says two things about how it lies", "nibabel's reading is written"),
         Reason("sheared", "axes that are not at right angles (gantry tilt)", "resampled to a rectangular grid"),

@@ -153,8 +153,8 @@ def ingest(request: Request, say: Say) -> Outcome:
     else:
         write_description(request.folder, outcome.taken, outcome.channels)
         write_table(request.folder, outcome.taken)
-        with open_ledger(request.folder) as ledger:  # a run that is stopped before this line decides nothing
-            ledger.finish(cohort.majority(ledger.taken))
+        with open_ledger(request.folder) as known:  # a run that is stopped before this line decides nothing
+            known.finish(cohort.majority(known.taken))
         outcome = replace(outcome, report=request.report or request.folder / FOLDER)
     if outcome.report is not None:
         write_report(outcome.report, request.folder.name, outcome, outcome.pictures)

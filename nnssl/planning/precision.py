@@ -13,7 +13,7 @@ from nnssl.planning.refusal import Refused
 PRECISION = "precision"  # the reason's name
 EXACT = 2.0**24  # up to here float32 holds every whole number
 _STEPS = 1000  # that float32 must have between dark and bright; scanners store 4096 and more
-_LARGEST = float(np.finfo(np.float32).max)
+_LARGEST = float(np.finfo(np.float32).max)  # beyond it float32 is infinite, which is refused as `not_finite`
 _SAMPLE = 200_000  # voxels that say where most values lie
 
 
@@ -37,7 +37,7 @@ def check_precision(file: Path, numbers: npt.NDArray[Any]) -> None:
     most = np.percentile(flat[:: max(1, flat.size // _SAMPLE)].astype(np.float64), (1, 99))
     for low, high in (ends, (float(most[0]), float(most[1]))):
         largest = max(abs(low), abs(high))
-        if largest > _LARGEST or np.spacing(np.float32(largest)) * _STEPS > high - low > 0:
+        if largest <= _LARGEST and np.spacing(np.float32(largest)) * _STEPS > high - low > 0:
             raise Refused(
                 PRECISION,
                 f"{file} has values from {low:.10g} to {high:.10g}, whose differences are lost in the 32-bit numbers "

@@ -26,7 +26,6 @@ BATCH = 4
 # Networks four times thinner than nnU-Net's and runs of hundreds of steps take higher rates than these recipes have
 RATES = {
     **dict.fromkeys(("Vox2VecTrainer", "MAETrainer"), 3e-3),
-    **dict.fromkeys(("CADSTrainer", "DINO3DTrainer"), 2e-3),
     "AliceTrainer": 1e-3,
 }
 _STEPS = 6

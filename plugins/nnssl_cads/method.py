@@ -65,7 +65,7 @@ class CADSConfig:
     prototypes: int = 4096
     hidden: int = 512
     bottleneck: int = 128
-    pooling: Pooling = "mean_std"
+    pooling: Pooling = "mean"
     head_norm: Literal["none", "everywhere"] = "everywhere"
     student_temperature: float = 0.1
     teacher_temperature: tuple[float, float] = (0.04, 0.04)

@@ -18,7 +18,7 @@ class CADSTrainer(SSLTrainer):
         steps_per_epoch=250,
         batch_size=32,
         optimizer=Optimizer(
-            name="adamw", lr=5e-4, min_lr=2e-6, warmup_epochs=10, weight_decay=0.04, clip=PerTensor(0.3), scaling="none"
+            name="adamw", lr=2e-3, min_lr=2e-6, warmup_epochs=10, weight_decay=0.04, clip=PerTensor(0.3), scaling="none"
         ),
         method=CADSConfig(),
     )

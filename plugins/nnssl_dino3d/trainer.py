@@ -19,7 +19,7 @@ class DINO3DTrainer(SSLTrainer):
         steps_per_epoch=250,
         batch_size=32,
         optimizer=Optimizer(
-            name="adamw", lr=5e-4, min_lr=1e-6, warmup_epochs=10, weight_decay=0.04, clip=Global(3.0), scaling="none"
+            name="adamw", lr=2e-3, min_lr=1e-6, warmup_epochs=10, weight_decay=0.04, clip=Global(3.0), scaling="none"
         ),
         method=DINO3DConfig(),
     )

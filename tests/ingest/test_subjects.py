@@ -66,7 +66,11 @@ def test_a_name_that_a_run_before_has_given_stays_with_its_owner(source, run):
         write_nifti(source / f"clinic_{clinic}" / "patient 01" / "2020" / "t1w.nii.gz", texture(seed))
     assert subjects(run(source / "clinic_A")) == ["patient-01"]
     write_nifti(source / "clinic_A" / "patient 01" / "2021" / "t1w.nii.gz", texture(5))
-    assert subjects(run(source / "clinic_A", source / "clinic_B")) == ["clinic-B-patient-01", "patient-01", "patient-01"]
+    assert subjects(run(source / "clinic_A", source / "clinic_B")) == [
+        "clinic-B-patient-01",
+        "patient-01",
+        "patient-01",
+    ]
 
 
 def test_the_same_name_in_two_sources_is_two_people_with_hidden_names_too(source, dataset, run):

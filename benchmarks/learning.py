@@ -9,7 +9,8 @@ on 64 boxes of held-out scans, each seen twice (turned by up to 15 degrees, zoom
 error of finding a voxel again, with a 95 % interval of its change over boxes. Prints a table and one JSON line a run.
 
 The folder is an nnU-Net one with imagesTr, labelsTr and a splits.json that names `pretrain_unlabelled`,
-`fine_tune_labelled` and `few_shot_5` cases; images of about 1 mm, of one channel. desd_collapse.py, dino_pooling.py and
+`fine_tune_labelled` and `few_shot_5` cases; images of about 1 mm, of one channel. Or it is OpenKBP's, with imagesUn:
+head-neck CT at 3 mm, without a probe. desd_collapse.py, dino_pooling.py and
 vox2vec_probe.py are tables of one method each, by the same measures.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -27,9 +29,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import head_neck
+import hippocampus
 import numpy as np
 import torch
-from hippocampus import FEATURES, World, prepare, probe
+from hippocampus import FEATURES, World, probe
 
 from nnssl.blocks.sampling import voxel_vectors
 from nnssl.encoders.factory import PlanNetworks
@@ -172,9 +176,10 @@ def steps_of(method: Method, recipe: Recipe, feed: Feed) -> tuple[list[dict[str,
 
 
 def look(method: Method, world: World, boxes: ProbeSet) -> tuple[float, np.ndarray[Any, Any]]:
-    """Dice of the frozen probe on the networks to be exported; error of every box."""
+    """Dice of the frozen probe on the networks to be exported, NaN without labelled cases; error of every box."""
     exported = method.export_network()
-    return probe(exported.decoder or exported.encoder, world), correspondence(method, boxes)
+    dice = probe(exported.decoder or exported.encoder, world) if world.few else math.nan
+    return dice, correspondence(method, boxes)
 
 
 def correspondence(method: Method, boxes: ProbeSet) -> np.ndarray[Any, Any]:
@@ -238,11 +243,14 @@ def run_rows(
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe keys of all rows")
     arguments = parser.parse_args()
     if not arguments.source.is_dir():
-        sys.exit(f"No scans at {arguments.source}; give the folder of MSD Task04_Hippocampus with a splits.json.")
+        sys.exit(
+            f"No scans at {arguments.source}; give the folder of Task04_Hippocampus (with splits.json) or OpenKBP."
+        )
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with tempfile.TemporaryDirectory() as folder:
         asked = [trainer for trainer in trainers if trainer in arguments.rows or len(set(trainers)) == 1]
-        world = prepare(arguments.source, Path(folder), trainers=asked)
+        scans = head_neck if head_neck.is_head_neck(arguments.source) else hippocampus
+        world = scans.prepare(arguments.source, Path(folder), trainers=asked)
         print(
             "| run | seed | loss, first to last | H / ln K, first to last (least to most) | KL | probe, untrained to "
             "trained | mm, untrained to trained (interval of the change) | s |\n|---|---|---|---|---|---|---|---|"

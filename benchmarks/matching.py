@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -24,22 +23,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from head_neck import UNLABELLED, make_raw, prepare, run
 from scipy import ndimage
 
-from nnssl.cli.plan_and_preprocess import main as plan_and_preprocess
 from nnssl.cli.pretrain import main as pretrain
 from nnssl.engine.randomness import numpy_generator
 from nnssl.match.cases import MatchCase, dataset_cases
 from nnssl.match.choose import make_matcher
 from nnssl.match.matcher import Matched, Matcher, cycle_error_mm
 from nnssl.match.table import TableSettings, body_points
-from nnssl.paths import folders, use_workspace
+from nnssl.paths import folders
 from nnssl.planning.reading import read_image
-from nnssl.testing_world import small_architecture
 
 ORGANS = {1: "brainstem", 2: "spinal cord", 3: "right parotid", 4: "left parotid", 5: "mandible"}
-UNLABELLED, LABELLED = "Dataset745_HeadNeck", "Dataset746_HeadNeckLabelled"
-SPACING_MM, PATCH, FEATURES = (3.0, 3.0, 3.0), (48, 48, 48), (8, 16, 32, 64)
+LABELLED = "Dataset746_HeadNeckLabelled"
 WIDTH = 32  # of the embeddings
 POINTS, NEAR_MM = 20, 10.0  # points an organ and pair
 
@@ -91,35 +88,12 @@ class ChanceMatcher(Matcher):
         return "1"
 
 
-def prepare(source: Path, workspace: Path, cases: int) -> list[str]:
+def prepare_both(source: Path, workspace: Path, cases: int) -> list[str]:
     """Both data sets, the unlabelled one preprocessed with a small plan; names of the labelled cases used."""
-    use_workspace(str(workspace))
+    prepare(source, workspace, trainers=["AnatEmbedTrainer"])
     used = sorted(file.name.removesuffix(".nii.gz") for file in (source / "labelsTr").iterdir())[:cases]
-    for name, folder, chosen in ((UNLABELLED, "imagesUn", None), (LABELLED, "imagesTr", used)):
-        images = workspace / "nnUNet_raw" / name / "imagesTr"
-        images.mkdir(parents=True)
-        for file in sorted((source / folder).iterdir()):
-            if chosen is None or file.name.removesuffix("_0000.nii.gz") in chosen:
-                shutil.copy(file, images)
-        about = {"channel_names": {"0": "CT"}, "labels": {"background": 0}, "file_ending": ".nii.gz", "numTraining": 1}
-        (images.parent / "dataset.json").write_text(json.dumps(about))
-    spacing = [str(side) for side in SPACING_MM]
-    run(plan_and_preprocess, ["-d", "745", "-overwrite_target_spacing", *spacing, "--no_pp"])
-    file = workspace / "nnUNet_preprocessed" / UNLABELLED / "nnsslPlans.json"
-    plans = json.loads(file.read_text())
-    plans["configurations"]["3d_fullres"] |= {
-        "patch_size": list(PATCH),
-        "architecture": small_architecture(features=FEATURES),
-    }
-    file.write_text(json.dumps(plans))
-    run(plan_and_preprocess, ["-d", "745", "--only_pp", "-np", "1", "--for", "AnatEmbedTrainer"])
+    make_raw(workspace / "nnUNet_raw" / LABELLED, (source / "imagesTr" / f"{case}_0000.nii.gz" for case in used))
     return used
-
-
-def run(command: Any, words: Sequence[str]) -> None:
-    """A command of ours, which must succeed."""
-    if command(list(words)):
-        sys.exit(f"{' '.join(words)} failed; see above")
 
 
 def train(steps: int, seed: int) -> Path:
@@ -200,7 +174,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as temporary:
         workspace = arguments.output or Path(temporary)
-        used = prepare(arguments.source, workspace, arguments.cases)
+        used = prepare_both(arguments.source, workspace, arguments.cases)
         weights = {
             f"sam, {steps} steps, seed {seed}": train(steps, seed)
             for steps in arguments.steps

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ Notes = tuple[str, ...]
 _ROUNDING_MM = 0.11  # scanners round places to 0.1 mm
 _UNEVEN = 0.05  # share of the median distance that distances may differ by besides
 _SAME_MM = 0.01
+# groups of tags that GDCM makes an image of: geometry, pixels, slopes, frames; and what kind of object it is
+_IMAGE_GROUPS = frozenset({0x0020, 0x0028, 0x5200, 0x7FE0})
+_IMAGE_TAGS = frozenset({0x00080016, 0x00080018, 0x00080060})
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ def read_series(
         return _one_file(files[0], headers[0])
     across, down, sides = _plane(files[0], headers[0])
     normal = np.cross(across, down)
-    slices = [_Slice(_pixels(file), _position(file, header)) for file, header in zip(files, headers, strict=True)]
+    both = zip(files, headers, strict=True)
+    slices = [_Slice(_pixels(file, header), _position(file, header)) for file, header in both]
     shapes = {each.pixels.shape for each in slices}
     if len(shapes) > 1:
         raise Refused("sizes_differ", f"The slices in {files[0].parent} have several sizes: {sorted(shapes)}.")
@@ -88,19 +94,21 @@ def _checked_header(file: Path) -> Any:
     return header
 
 
-def _pixels(file: Path) -> npt.NDArray[np.float32]:
-    voxels = _volume(file)[0]
+def _pixels(file: Path, header: Any) -> npt.NDArray[np.float32]:
+    voxels = _volume(file, header)[0]
     if voxels.shape[0] != 1:
         raise Refused("multi_frame", f"{file.name} holds {voxels.shape[0]} frames among single slices.")
     pixels: npt.NDArray[np.float32] = voxels[0]
     return pixels
 
 
-def _volume(file: Path) -> tuple[npt.NDArray[np.float32], Any]:
+def _volume(file: Path, header: Any) -> tuple[npt.NDArray[np.float32], Any]:
+    """Stored values with slope and intercept applied, and the image that GDCM makes of the file."""
     import SimpleITK
 
     try:
-        image = SimpleITK.ReadImage(itk_name(file), imageIO="GDCMImageIO")
+        with _as_stored(file, header) as readable:
+            image = SimpleITK.ReadImage(itk_name(readable), imageIO="GDCMImageIO")
     except RuntimeError as error:
         raise Refused("unreadable", f"GDCM cannot read {file.name} ({last_line(error)}). Copy it again.") from error
     if image.GetNumberOfComponentsPerPixel() != 1:
@@ -108,8 +116,44 @@ def _volume(file: Path) -> tuple[npt.NDArray[np.float32], Any]:
     return SimpleITK.GetArrayFromImage(image).astype(np.float32), image
 
 
+@contextmanager
+def _as_stored(file: Path, header: Any) -> Iterator[Path]:
+    """A file of which GDCM takes the values as they are stored.
+
+    MONOCHROME1 says that small values are shown bright, which is no business of the values, but GDCM turns them round.
+    So it is given a passing copy of what it needs, without the patient, that says MONOCHROME2.
+
+    Raises:
+        Refused: no such copy can be made.
+    """
+    if str(header.get("PhotometricInterpretation", "")).strip() != "MONOCHROME1":
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "slice.dcm"
+        try:
+            _write_plain(copy, header)
+        except Exception as error:  # a damaged file raises whatever its values meet in the library
+            raise Refused("damaged", f"The DICOM header of {file.name} is damaged ({type(error).__name__}).") from error
+        yield copy
+
+
+def _write_plain(copy: Path, header: Any) -> None:
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    tags = [*header.keys()]  # a dataset itself would give its elements, and parse them all
+    plain = Dataset({tag: header[tag] for tag in tags if tag.group in _IMAGE_GROUPS or tag in _IMAGE_TAGS})
+    plain.PhotometricInterpretation = "MONOCHROME2"
+    implicit, little = header.original_encoding
+    usual = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    plain.file_meta = FileMetaDataset()
+    plain.file_meta.TransferSyntaxUID = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", usual)
+    plain.save_as(copy, enforce_file_format=True)
+
+
 def _one_file(file: Path, header: Any) -> tuple[npt.NDArray[np.float32], Affine, bool, Notes]:
-    voxels, image = _volume(file)
+    voxels, image = _volume(file, header)
     if len(voxels) < 2:
         raise Refused("single_slice", f"{file.name} is the only slice of its geometry; 3D volumes are needed.")
     _, to_world = from_itk(image.GetSpacing(), image.GetOrigin(), image.GetDirection())

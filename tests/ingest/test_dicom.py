@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from pydicom.uid import RLELossless
 
 from nnssl.planning.reading import read_image
 from tests.ingest.scans import texture, write_series
@@ -73,6 +74,30 @@ def test_a_slope_of_each_slice_is_its_own(source, dataset, run):
         assert file.is_file()
     found = image(dataset, run())
     np.testing.assert_allclose(found.data[0], VOXELS * (0.5 + np.arange(8))[:, None, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_values_are_the_stored_ones_also_where_small_ones_are_shown_bright(source, dataset, run, packed):
+    folder = write_series(source / "ct", VOXELS, PhotometricInterpretation="MONOCHROME1")
+    for number, file in enumerate(sorted(folder.iterdir())):
+        edit(folder, number, RescaleSlope="2")
+        if packed:
+            header = pydicom.dcmread(file)
+            header.compress(RLELossless)
+            header.save_as(file)
+    found = image(dataset, run(accepted={"ct_not_hu"}))
+    np.testing.assert_array_equal(found.data[0], 2.0 * (VOXELS + 1024) - 1024)
+    np.testing.assert_allclose(found.spacing_mm, (2.5, 1.5, 1.0))
+
+
+def test_frames_that_are_shown_bright_keep_their_values(source, dataset, run):
+    file = write_enhanced(source / "a", [0.0, 2.5, 5.0, 7.5, 10.0, 12.5, 15.0, 17.5])
+    accepted = {"multi_frame", "ct_not_hu", "label_map"}
+    expected = image(dataset, run(accepted=accepted)).data
+    header = pydicom.dcmread(file)
+    header.PhotometricInterpretation = "MONOCHROME1"
+    header.save_as(file)
+    np.testing.assert_array_equal(image(dataset, run(accepted=accepted)).data, expected)
 
 
 def test_scouts_reports_and_segmentations_are_refused(source, run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from nnssl.planning.nifti import read_nifti
 _NAME = "elsewhere"  # of the suspicion
 
 
-def note_leakage(raw: Path, own: str, ledger: Ledger) -> None:
+def note_leakage(raw: Path, own: str, ledger: Ledger, *, hidden: bool = False) -> None:
     """Say of the cases whose voxels another data set has now, too, as the suspicion "elsewhere"; forget what was said.
 
     Data sets that were ingested are compared by their ledgers; of others images of the same size are read, once.
@@ -25,6 +26,7 @@ def note_leakage(raw: Path, own: str, ledger: Ledger) -> None:
         raw: nnU-Net's raw folder.
         own: this data set's name.
         ledger: of this data set.
+        hidden: the other data set's cases are counted and not named: they may be called like patients.
     """
     for key, record in ledger.taken():
         if record.suspicions.pop(_NAME, None):
@@ -33,11 +35,14 @@ def note_leakage(raw: Path, own: str, ledger: Ledger) -> None:
     if not others or not ledger.voxels.note(ledger.taken()):
         return
     for folder in others:
+        counts = Counter[str]()
         for content, case in _contents(folder, ledger):
             for key in ledger.voxels.keys(content):
                 mine = ledger.get(key)
-                if mine is not None and _NAME not in mine.suspicions:
-                    mine.suspicions[_NAME] = f"{folder.name} has the same voxels in {case}"
+                if mine is not None and (_NAME not in mine.suspicions or (hidden and key in counts)):
+                    counts[key] += 1
+                    where = f"{counts[key]} of its cases" if hidden else case
+                    mine.suspicions[_NAME] = f"{folder.name} has the same voxels in {where}"
                     ledger.put(key, mine)
 
 

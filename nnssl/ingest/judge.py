@@ -51,7 +51,14 @@ def check_channels(folder: Path, ledger: Ledger, asked: Sequence[str]) -> Kind |
 
 
 def judge(
-    folder: Path, ledger: Ledger, roots: Sequence[str], asked: Sequence[str], was: Kind | None, before: Before
+    folder: Path,
+    ledger: Ledger,
+    roots: Sequence[str],
+    asked: Sequence[str],
+    was: Kind | None,
+    before: Before,
+    *,
+    hidden: bool = False,
 ) -> dict[str, str]:
     """Refuse what does not go with the others or with the request, note what is odd; returns the channel names.
 
@@ -62,6 +69,7 @@ def judge(
         asked: names of channels, from the user; may be none.
         was: from `check_channels`.
         before: takes files away.
+        hidden: no names of other data sets' cases are written.
 
     Raises:
         Emptied: nothing would be left of a data set that had cases.
@@ -85,7 +93,7 @@ def judge(
     cohort.refuse_duplicates(ledger.copies(), ledger.put, refuse)
     if ledger.count_had() and next(iter(ledger.taken()), None) is None:
         raise _emptied(folder, ledger)
-    note_leakage(folder.parent, folder.name, ledger)
+    note_leakage(folder.parent, folder.name, ledger, hidden=hidden)
     cohort.suspect(ledger.taken, ledger.put)
     for key, record in ledger.absent(roots):
         what = "its link leads to the file where it is now" if record.linked else "its copy stays in the data set"

@@ -169,18 +169,21 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
         before.begin(ledger)
         found, roots = _found(request, ledger, say)
         say(f"Found {ledger.count_found()} scans: {_counts(found.layouts) or 'none'}.")
+        judged = functools.partial(
+            judge, request.folder, ledger, roots, request.channels, was, before, hidden=request.hide_names
+        )
         wishes = Wishes(images=request.folder / IMAGES, channels=request.channels, hide_names=request.hide_names)
         pictures = (passing.folder if dry else request.folder / FOLDER) / PICTURES
         tasks = promise(ledger, wishes, before)
         ledger.commit()  # names are promised before files take them, so that a killed run is continued
         new = len(tasks)
         _read(request, ledger, tasks, pictures, before)
-        channels = judge(request.folder, ledger, roots, request.channels, was, before)
+        channels = judged()
         if again := promise_again(ledger, wishes):
             ledger.commit()
             new += len(again)
             _read(request, ledger, again, pictures, before)
-            channels = judge(request.folder, ledger, roots, request.channels, was, before)
+            channels = judged()
         if request.channels and list(channels.values()) != list(request.channels):
             say(
                 f"Scans of other kinds were accepted (other_modality): all are normalised image by image, and the "

@@ -43,6 +43,18 @@ def test_the_older_data_set_tells_of_the_newer_one(source, run, other):
     assert outcome.new == 0 and said(outcome) == ["Dataset009_Other has the same voxels in a"]
 
 
+def test_with_hidden_names_cases_of_others_are_counted(source, dataset, run, other):
+    write_nifti(source / "erika.nii.gz", texture(0))
+    other()
+    images = dataset.parent / "Dataset010_Hand" / "imagesTr"
+    write_nifti(images / "erika_0000.nii.gz", texture(0))
+    assert said(run(hide_names=True)) == ["Dataset009_Other has the same voxels in 1 of its cases"]
+    shutil.rmtree(dataset.parent / "Dataset009_Other")
+    write_nifti(images / "otto_0000.nii.gz", texture(0))
+    assert said(run(hide_names=True)) == ["Dataset010_Hand has the same voxels in 2 of its cases"]
+    assert said(run()) == ["Dataset010_Hand has the same voxels in erika_0000.nii.gz"]
+
+
 def test_images_of_a_data_set_made_by_hand_are_read_once(source, dataset, run, monkeypatch):
     write_nifti(source / "a.nii.gz", texture(0))
     images = dataset.parent / "Dataset004_Hand" / "imagesTr"

@@ -13,7 +13,7 @@ from nnssl.ingest.identity import Pseudonyms
 from nnssl.ingest.listed import RootOf, listed_file, root_of_paths
 from nnssl.ingest.names import shown, stem
 from nnssl.ingest.scan import Part, Scan, refused
-from nnssl.ingest.splits import split_finding
+from nnssl.ingest.splits import is_split_name, split_finding, split_of
 from nnssl.planning.checks import Finding
 
 _LONGEST_LINE = 1 << 20
@@ -22,7 +22,6 @@ _COLUMNS = {
     "subject": ("subject", "subject_id", "patient", "patient_id", "participant_id"),
     "session": ("session", "session_id", "visit", "timepoint"),
     "modality": ("modality", "sequence"),
-    "split": ("split", "set", "fold"),
     "case": ("case", "case_id", "name"),
 }
 
@@ -42,16 +41,31 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """(line of the file, {what it is: value}) of each row; line 1 has the names of the columns."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
-            delimiter = max(",;\t", key=stream.readline(_LONGEST_LINE).count)
+            delimiter = _delimiter(stream.readline(_LONGEST_LINE))
             stream.seek(0)
             rows = csv.DictReader(stream, delimiter=delimiter)
             columns = _columns(file, [name or "" for name in rows.fieldnames or []])
             for row in rows:
-                yield rows.line_num, {key: (row.get(name) or "").strip() for key, name in columns.items()}
+                values = {key: (row.get(name) or "").strip() for key, name in columns.items()}
+                yield rows.line_num, {**values, "split": split_of(row).strip()}
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} is not a text table ({error}). Save it as CSV in UTF-8.") from error
     except csv.Error as error:
         raise DataError(f"{file} is not a table of one row a scan ({error}). Correct it.") from error
+
+
+def columns_unread(file: Path) -> list[str]:
+    """Names of a table's columns that say nothing that is understood; of a table of which `csv_scans` made scans."""
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        delimiter = _delimiter(stream.readline(_LONGEST_LINE))
+        stream.seek(0)
+        names = csv.DictReader(stream, delimiter=delimiter).fieldnames or []
+    read = {*_columns(file, list(names)).values()}
+    return [name.strip() for name in names if name not in read and name.strip() and not is_split_name(name)]
+
+
+def _delimiter(line: str) -> str:
+    return max(",;\t", key=line.count)
 
 
 def _columns(file: Path, names: list[str]) -> dict[str, str]:

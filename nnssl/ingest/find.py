@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnssl.errors import UsageError
 from nnssl.ingest.bids import DESCRIPTION, OUTSIDE, bids_scans, is_bids
-from nnssl.ingest.csv_list import csv_scans
+from nnssl.ingest.csv_list import columns_unread, csv_scans
 from nnssl.ingest.dicom import SeriesFinder, is_dicom
 from nnssl.ingest.identity import Pseudonyms
 from nnssl.ingest.json_lists import list_scans, no_list
@@ -26,6 +26,7 @@ from nnssl.ingest.scan import LIST_ENTRIES, TABLE_ROWS, Found, Scan, refused
 FORMATS = ("auto", "folders", "dicom", "png", "bids", "nnunet", "list")
 _LIST = re.compile(r"(pretrain_data|datalist|data_list|dataset)\w*\.json", re.IGNORECASE)
 _VOXELS = {".raw": (".mhd", ".nhdr"), ".zraw": (".mhd",), ".gz": (".nhdr",)}  # and the headers that name them
+_COLUMNS_TOLD = 20
 _ENDING = re.compile(r"\.[a-z][a-z0-9]{0,7}")
 _BY = {  # what tells whose a scan is, where the layout tells it
     "DICOM series": "patient numbers in DICOM",
@@ -124,6 +125,8 @@ class _Search:
         if file.suffix.lower() in (".csv", ".tsv", ".txt"):
             self.hand_on(TABLE_ROWS, csv_scans(file, self.pseudonyms))
             self.found.described["CSV list"] += 1
+            for name in columns_unread(file)[:_COLUMNS_TOLD]:
+                self.found.ignored[printable(f"columns {name[:40]!r} of CSV lists")] += 1
         elif file.suffix.lower() == ".json":
             scans = list_scans(file)
             if scans is None:

@@ -10,9 +10,9 @@ from typing import Any
 
 from nnssl.errors import DataError
 from nnssl.ingest.listed import RootOf, expanded, listed_file, root_of_paths
-from nnssl.ingest.names import shown, stem
-from nnssl.ingest.scan import Part, Scan
-from nnssl.ingest.splits import split_finding
+from nnssl.ingest.names import ending, shown, stem
+from nnssl.ingest.scan import Part, Scan, refused
+from nnssl.ingest.splits import is_held, split_finding, split_of, strictest
 
 _LONGEST = 64 << 20  # bytes; a list of a million scans has about as many
 
@@ -25,8 +25,7 @@ def list_scans(file: Path) -> Iterator[Scan] | None:
     lists = {"training": content} if isinstance(content, list) else content
     if not isinstance(lists, dict):
         return None
-    first = [value[0] for value in lists.values() if isinstance(value, list) and value]
-    is_list = any(isinstance(each, dict) and "image" in each for each in first)
+    is_list = any(_has_image(entry) for part in lists.values() for _, entry in _of_part(part))
     return _scans(file, lambda: _monai(lists)) if is_list else None
 
 
@@ -55,6 +54,7 @@ class _Entry:
     modality: str = ""
     subject: str = ""
     session: str = ""
+    wrong: str = ""
 
 
 def _scans(file: Path, entries: Callable[[], Iterator[_Entry]]) -> Iterator[Scan]:
@@ -64,14 +64,51 @@ def _scans(file: Path, entries: Callable[[], Iterator[_Entry]]) -> Iterator[Scan
 
 
 def _monai(lists: dict[str, Any]) -> Iterator[_Entry]:
-    for split, entries in lists.items():
-        for number, entry in enumerate(entries if isinstance(entries, list) else [], 1):
-            images = entry.get("image") if isinstance(entry, dict) else entry
-            if not isinstance(images, (str, list)) or (isinstance(entry, dict) and "image" not in entry):
-                continue
-            paths = images if isinstance(images, list) else [images]
-            subject = str(entry.get("subject", "")) if isinstance(entry, dict) else ""
-            yield _Entry(row=f"entry {number} of {str(split)!r}", paths=paths, split=str(split), subject=subject)
+    for split, part in lists.items():
+        entries = _of_part(part)
+        known = is_held(split) or split_finding(split) is None or any(_has_image(entry) for _, entry in entries)
+        if not entries and _holds_images(part, known=known):
+            yield _Entry(row=f"part {split!r}", paths=[], wrong="its entries stand in no list", split=split)
+        for name, entry in entries:
+            row = f"entry {name} of {split!r}"
+            if isinstance(entry, dict) and _has_image(entry):
+                images, subject = entry["image"], str(entry.get("subject", ""))
+                paths = images if isinstance(images, list) else [images]
+                yield _Entry(row=row, paths=paths, split=strictest((split, split_of(entry))), subject=subject)
+            elif isinstance(entry, str):
+                yield _Entry(row=row, paths=[entry], split=split)
+            elif known:
+                yield _Entry(row=row, paths=[], split=split, wrong='it has no "image" with a path')
+
+
+def _of_part(part: Any) -> list[tuple[str, Any]]:
+    """(name, entry) of a part of a list; none where it is no list, and no object of which the values are entries."""
+    if isinstance(part, list):
+        return [(str(number), entry) for number, entry in enumerate(part, 1)]
+    if isinstance(part, dict) and any(_has_image(each) or _is_volume(each) for each in part.values()):
+        return [(repr(name), entry) for name, entry in part.items()]
+    return []
+
+
+def _has_image(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("image"), (str, list))
+
+
+def _is_volume(entry: Any) -> bool:
+    return isinstance(entry, str) and bool(ending(Path(entry)))
+
+
+def _holds_images(part: Any, *, known: bool) -> bool:
+    """Whether something that is no part of a list looks as if it had scans in it.
+
+    Args:
+        part: the value.
+        known: its name says training or testing.
+    """
+    if isinstance(part, str):
+        return known and (_is_volume(part) or Path(part).suffix.lower() in (".json", ".csv", ".txt"))
+    inside = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    return _has_image(part) or (known and bool(inside)) or any(_holds_images(each, known=False) for each in inside)
 
 
 def _peers(content: dict[str, Any]) -> Iterator[_Entry]:
@@ -100,6 +137,8 @@ def _named(value: Any, key: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _scan(entry: _Entry, folder: Path, root_of: RootOf) -> Scan:
+    if entry.wrong:
+        return refused(entry.row, "bad_list", f"it is not understood: {entry.wrong}", where=f"{folder} {entry.row}")
     paths = entry.paths or [""]
     found = [listed_file(path, folder, root_of, row=entry.row, split=entry.split) for path in paths]
     for each in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +141,9 @@ def _scan(entry: _Entry, folder: Path, root_of: RootOf) -> Scan:
         return refused(entry.row, "bad_list", f"it is not understood: {entry.wrong}", where=f"{folder} {entry.row}")
     paths = entry.paths or [""]
     found = [listed_file(path, folder, root_of, row=entry.row, split=entry.split) for path in paths]
-    for each in found:
-        if isinstance(each, Scan):
-            return each
+    if wrong := [each for each in found if isinstance(each, Scan)]:
+        others = [str(each) for each in found if isinstance(each, Path) and split_finding(entry.split)]
+        return replace(wrong[0], claims=(*others, *(claim for each in wrong for claim in each.claims)))
     files = [each for each in found if isinstance(each, Path)]
     roots = [root_of(each) for each in files]
     name = "_".join(filter(None, (entry.subject, entry.session, stem(files[0]))))

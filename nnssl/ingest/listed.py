@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from nnssl.ingest.dicom import is_dicom
 from nnssl.ingest.names import ending, shown
 from nnssl.ingest.scan import Scan, refused
 from nnssl.ingest.splits import split_finding
 
 _WIDE = "{} names it, a folder that holds the list itself or half the machine; name the folder of one series"
+_SLICE = "a file of DICOM, which is a slice of a series; name the folder of the series, in a CSV"
 _TOP = 2  # "/data" has two parts
 _DEEPEST = 8  # folders of a path that are looked at, to tell it from others
 RootOf = Callable[[Path], Path]
@@ -64,7 +66,7 @@ def listed_file(
         return refused(row, "bad_list", f"a path is needed, {what}", where=f"{folder} {row} {text}")
     file = Path(path.strip())
     inside = Path(os.path.normpath(folder / file))  # an absolute path leaves nothing of the folder
-    where = {"where": str(inside), "claims": (str(inside),) if split_finding(split) else ()}
+    where = {"where": str(inside), "split": split, "claims": (str(inside),) if split_finding(split) else ()}
     if not file.is_absolute() and not inside.is_relative_to(os.path.normpath(folder)):
         return refused(text, "outside_source", f"{row} names it, which leads out of the list's folder", **where)
     file = file if file.is_absolute() else inside
@@ -78,7 +80,8 @@ def listed_file(
     if not there:
         return refused(name, "missing_file", f"{row} names it, but it is not there", **where)
     if not ending(file):
-        return refused(name, "unknown_format", f"{row} names it, but no reader knows files like it", **where)
+        why = _SLICE if is_dicom(file) else "but no reader knows files like it"
+        return refused(name, "unknown_format", f"{row} names it, {why}", **where)
     return file
 
 

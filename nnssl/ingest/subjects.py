@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,17 @@ from nnssl.ingest.identity import Pseudonyms
 from nnssl.ingest.names import token
 from nnssl.ingest.patterns import is_excluded
 from nnssl.ingest.scan import Scan
+from nnssl.ingest.splits import split_finding
+from nnssl.planning.checks import Finding
 
 if TYPE_CHECKING:
     from nnssl.ingest.ledger import Ledger
 
-_WALK, _LIST, _HELD, _EXCLUDED = range(4)  # who speaks of a file: the higher one is heard
+_WALK, _LIST, _UNKNOWN, _HELD, _EXCLUDED = range(5)  # who speaks of a file: the higher one is heard
+_KEPT_OUT = {
+    _UNKNOWN: Finding("unknown_split", "a list has it, or a file of it, for something in a word that is not known"),
+    _HELD: Finding("held_out", "a list has it, or a file of it, for testing or validation"),
+}
 
 
 class People:
@@ -63,14 +70,14 @@ class People:
         """Whether a list, or a pattern, speaks of any file."""
         return self._number("SELECT 1 FROM claims LIMIT 1") is not None
 
-    def is_outdone(self, key: str, scan: Scan) -> bool:
-        """Whether a better source speaks of one of a scan's files."""
+    def outdone_by(self, key: str, scan: Scan) -> int | None:
+        """The rank of a better source that speaks of one of a scan's files; None where none does."""
         rank = self._number("SELECT rank FROM sightings WHERE key = ?", key) or 0
-        claims = (
+        claims = [
             self._number("SELECT rank FROM claims WHERE file = ?", _digest(file, self._pseudonyms))
             for file in scan.files
-        )
-        return any(claim is not None and claim > rank for claim in claims)
+        ]
+        return max((claim for claim in claims if claim is not None and claim > rank), default=None)
 
     def layouts(self) -> Counter[str]:
         """How many scans were found in each layout."""
@@ -139,11 +146,20 @@ class People:
 
 
 def leave_to_lists(ledger: Ledger) -> None:
-    """Drop what folders say of files of which a list, or a pattern, says something else."""
-    if ledger.people.has_claims():
-        for key, _, scan in ledger.found():
-            if ledger.people.is_outdone(key, scan):
-                ledger.drop_found(key)
+    """Drop what folders say of files of which a list, or a pattern, says something else.
+
+    What a list keeps out of training, by one of its files, stays among those found, refused: so it leaves a data set
+    that has it, and is counted.
+    """
+    if not ledger.people.has_claims():
+        return
+    for key, root, scan in ledger.found():
+        rank = ledger.people.outdone_by(key, scan)
+        if rank is None:
+            continue
+        ledger.drop_found(key)
+        if rank in _KEPT_OUT:
+            ledger.add_found(root, replace(scan, refused=_KEPT_OUT[rank]))
 
 
 def _rank(scan: Scan) -> int:
@@ -151,9 +167,8 @@ def _rank(scan: Scan) -> int:
         return _EXCLUDED
     if not scan.is_listed:
         return _WALK
-    if scan.claims:
-        return _HELD
-    return _HELD if scan.refused is not None and scan.refused.reason in ("held_out", "unknown_split") else _LIST
+    finding = split_finding(scan.split)
+    return _LIST if finding is None else _HELD if finding.reason == "held_out" else _UNKNOWN
 
 
 def _digest(file: Path, pseudonyms: Pseudonyms) -> str:

@@ -72,5 +72,6 @@ def test_a_file_that_a_list_holds_out_is_not_taken_from_its_folder_whatever_is_w
     outcome = run(source / "scans", table)
     assert [record.source for record in outcome.taken] == ["1.nii.gz"]
     assert said(outcome) == [
-        ("../scans/0.nii.gz", "outside_source", "row 2 names it, which leads out of the list's folder")
+        ("../scans/0.nii.gz", "outside_source", "row 2 names it, which leads out of the list's folder"),
+        ("0.nii.gz", "held_out", "a list has it, or a file of it, for testing or validation"),
     ]

@@ -121,7 +121,10 @@ def test_a_channel_that_a_list_holds_out_takes_its_case_along(source, run):
     (source / "scans.csv").write_text("path,split\nscans/a_0001.nii.gz,test\n")
     outcome = run(source / "scans", source / "scans.csv")
     assert [record.case for record in outcome.taken] == ["b"]
-    assert [record.reason for record in outcome.refused] == ["held_out"]
+    assert [(record.source, record.reason) for record in outcome.refused] == [
+        ("a_0000.nii.gz, a_0001.nii.gz", "held_out"),
+        ("scans/a_0001.nii.gz", "held_out"),
+    ]
 
 
 def test_of_two_lists_the_one_that_holds_out_is_heard(source, run):

@@ -1,0 +1,57 @@
+"""What a list has for testing leaves the data set, in whatever form it is found, and so do its copies."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.ingest.scans import texture, write_nifti, write_series
+
+
+def refused(outcome):
+    return sorted((record.source, record.reason) for record in outcome.refused)
+
+
+@pytest.mark.parametrize("split", ["test", "fold0"])
+def test_a_row_that_cannot_be_used_takes_its_scan_out_of_a_data_set_that_has_it(source, dataset, run, split):
+    for number in range(3):
+        write_nifti(source / "d" / f"f{number}.nii.gz", texture(number))
+    assert len(run(source / "d").taken) == 3
+    (source / "lists").mkdir()
+    table = source / "lists" / "t.csv"
+    table.write_text(f"path,subject,split\n../d/f0.nii.gz,a,{split}\n")
+    outcome = run(source / "d", table)
+    reason = "held_out" if split == "test" else "unknown_split"
+    assert refused(outcome) == [("../d/f0.nii.gz", "outside_source"), ("f0.nii.gz", reason)]
+    assert [record.case for record in outcome.taken] == ["f1", "f2"] and outcome.lost == 1
+    assert not (dataset / "imagesTr" / "f0_0000.nii.gz").exists()
+    assert not any("vanished" in record.suspicions for record in outcome.taken)
+    assert [record.case for record in run(source / "d").taken] == ["f1", "f2"]  # the folder alone lets nothing in
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_row_for_one_slice_holds_its_whole_series_out(source, run, before):
+    for seed in range(2):
+        write_series(source / f"S{seed}", texture(seed, ct=True))
+    if before:
+        assert len(run().taken) == 2
+    table = source.parent / "scans.csv"
+    table.write_text(f"path,subject,split\n{source / 'S0' / 'IM0003'},s6,test\n")
+    outcome = run(source, table)
+    assert refused(outcome) == [
+        ("S0 (10 files)", "held_out"),
+        ("source/S0/IM0003", "unknown_format"),
+    ]
+    sentences = {record.reason: record.sentence for record in outcome.refused}
+    assert "name the folder of the series" in sentences["unknown_format"]
+    assert "a list has it, or a file of it, for testing" in sentences["held_out"]
+    assert len(outcome.taken) == 1 and not outcome.taken[0].suspicions.get("vanished")
+    assert outcome.layouts["DICOM series"] == 2
+    assert len(run(source, table, accepted={"held_out"}).taken) == 2
+
+
+def test_an_entry_of_several_files_holds_them_all_out_where_one_is_missing(source, run):
+    for number in range(2):
+        write_nifti(source / "scans" / f"{number}.nii.gz", texture(number))
+    (source / "list.json").write_text('{"test": [{"image": ["scans/gone.nii.gz", "scans/0.nii.gz"]}]}')
+    outcome = run(source / "scans", source / "list.json")
+    assert [record.source for record in outcome.taken] == ["1.nii.gz"]

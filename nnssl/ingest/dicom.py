@@ -22,6 +22,7 @@ _SECRET = (
     "PatientID", "PatientName", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "PatientBirthDate",
     "PatientAddress", "PatientTelephoneNumbers", "PatientMotherBirthName", "AccessionNumber",
 )  # fmt: skip
+_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName")
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows",
     "Columns", "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "NumberOfFrames",
@@ -344,6 +345,7 @@ def _namer(first: Slice, root: Path, pseudonyms: Pseudonyms) -> Callable[..., Sc
             refused=finding,
             notes=notes,
             secrets=tuple(secrets),
+            names=tuple(filter(None, map(first.text, _NAMES))),
         )
 
     return make

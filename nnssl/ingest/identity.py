@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-_HIDDEN = "[hidden]"
+HIDDEN = "[hidden]"
 _SHORTEST = 3  # shorter texts would be found in the middle of words everywhere
 _NAMES = 4  # parts of a name that are looked for in every order
 _NO_NAMES = frozenset({"dcm", "ima", "dicom", "nii", "nrrd"})  # a number may be the name of a file
@@ -54,13 +54,13 @@ def without(text: str, secrets: Iterable[str]) -> str:
     wanted = _pattern(tuple(sorted({secret for secret in secrets if secret})))
     if wanted is None:
         return text
-    folded, places = _folded_with_places(text)
+    folded, places = folded_with_places(text)
     done, pieces = 0, []
     for match in wanted.finditer(folded):
         start, end = places[match.start()], places[match.end() - 1] + 1
         while end < len(text) and unicodedata.combining(text[end]):
             end += 1
-        pieces += [text[done:start], _HIDDEN] if start >= done else []
+        pieces += [text[done:start], HIDDEN] if start >= done else []
         done = max(done, end)
     return "".join([*pieces, text[done:]])
 
@@ -70,7 +70,7 @@ def _pattern(secrets: tuple[str, ...]) -> re.Pattern[str] | None:
     """What finds any spelling of the secrets in folded text; None where they are too short to be told from words."""
     found: set[str] = set()
     for secret in secrets:
-        for spelling in _spellings(secret):
+        for spelling in spellings(secret):
             found |= {re.escape(spelling)} if len(spelling) >= _SHORTEST else set()
             found |= _of_name(spelling)
         found |= {re.escape(date) for date in _dates(secret)}
@@ -100,15 +100,15 @@ def _bounded(pieces: Sequence[str]) -> str:
     return before + r"[\W_]{0,2}".join(map(re.escape, pieces)) + after
 
 
-def _spellings(text: str) -> set[str]:
+def spellings(text: str) -> set[str]:
     """A text without accents, with umlauts as two letters, and with two letters that may be an umlaut as one."""
-    plain = _folded_with_places(text)[0]
+    plain = folded_with_places(text)[0]
     joined = unicodedata.normalize("NFC", text).casefold()
-    spelt = _folded_with_places("".join(_UMLAUTS.get(sign, sign) for sign in joined))[0]
+    spelt = folded_with_places("".join(_UMLAUTS.get(sign, sign) for sign in joined))[0]
     return {plain, spelt, re.sub(r"([aou])e", r"\1", plain)}
 
 
-def _folded_with_places(text: str) -> tuple[str, list[int]]:
+def folded_with_places(text: str) -> tuple[str, list[int]]:
     """Small letters without accents, and of each the place of the letter that it was."""
     signs: list[str] = []
     places: list[int] = []

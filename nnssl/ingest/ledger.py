@@ -136,6 +136,10 @@ class Ledger:
                 yield key, root, scan_from_text(content)
             last = rows[-1][:2]
 
+    def change_found(self, key: str, scan: Scan) -> None:
+        """Say something else of a scan that was found."""
+        self._db.execute("UPDATE found SET scan = ? WHERE key = ?", (scan_to_text(scan), key))
+
     def count_found(self) -> int:
         """How many scans were found."""
         return int(self._one("SELECT count(*) FROM found") or 0)

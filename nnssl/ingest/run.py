@@ -19,6 +19,7 @@ from nnssl.ingest.channels import put_together
 from nnssl.ingest.dataset import write_description, write_table
 from nnssl.ingest.find import find
 from nnssl.ingest.judge import check_channels, judge
+from nnssl.ingest.known_names import KnownNames, hide_known
 from nnssl.ingest.ledger import FOLDER, Ledger, open_ledger
 from nnssl.ingest.patterns import Patterns
 from nnssl.ingest.record import Record
@@ -167,7 +168,8 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
     with open_ledger(request.folder, aside=passing.folder if dry else None) as ledger:
         was = check_channels(request.folder, ledger, request.channels)
         before.begin(ledger)
-        found, roots = _found(request, ledger, say)
+        names = KnownNames()
+        found, roots = _found(request, ledger, say, names)
         say(f"Found {ledger.count_found()} scans: {_counts(found.layouts) or 'none'}.")
         judged = functools.partial(
             judge, request.folder, ledger, roots, request.channels, was, before, hidden=request.hide_names
@@ -202,7 +204,7 @@ def _ingest(request: Request, say: Say, before: Before, passing: _Passing) -> Ou
             described=found.described,
             ignored=found.ignored,
             twice=twice,
-            named_twice=named,
+            named_twice=[names.hidden(line) for line in named],
             channels=channels,
             pictures=pictures,
             keep=passing,
@@ -223,15 +225,18 @@ def _read(request: Request, ledger: Ledger, tasks: Tasks, pictures: Path, before
             ledger.commit_sometimes()
 
 
-def _found(request: Request, ledger: Ledger, say: Say) -> tuple[Found, list[str]]:
-    """Scans into the ledger; what was found, in numbers, and what the ledger calls the sources."""
+def _found(request: Request, ledger: Ledger, say: Say, names: KnownNames) -> tuple[Found, list[str]]:
+    """Scans into the ledger; what was found, in numbers, and what the ledger calls the sources.
+
+    Takes up the names of patients in DICOM, and takes them out of all that is said of the scans.
+    """
     total = Found()
     roots = []
     patterns = Patterns(request.accepted, request.excluded, hide_names=request.hide_names)
     for source in request.sources:
         root = ledger.pseudonyms.digest("root", str(source.resolve()))[:12]
         folder = source if source.is_dir() else source.parent
-        take = functools.partial(_add, ledger, patterns, root, folder)
+        take = functools.partial(_add, ledger, patterns, names, root, folder)
         ledger.people.note_origin(root, source, hidden=request.hide_names)
         total.add(find(source, form=request.form, pseudonyms=ledger.pseudonyms, take=take))
         roots.append(root)
@@ -241,11 +246,13 @@ def _found(request: Request, ledger: Ledger, say: Say) -> tuple[Found, list[str]
         say(f"The pattern {pattern} fits no scan that was found.")
     if len(request.channels) > 1 and (none := put_together(ledger, request.channels, hidden=request.hide_names)):
         total.ignored[f"scans that are none of {', '.join(request.channels)}"] += none
+    hide_known(ledger, names)
     ledger.forget_absent(roots)
     return total, roots
 
 
-def _add(ledger: Ledger, patterns: Patterns, root: str, folder: Path, scan: Scan) -> None:
+def _add(ledger: Ledger, patterns: Patterns, names: KnownNames, root: str, folder: Path, scan: Scan) -> None:
+    names.add(scan.names)
     ledger.add_found(root, patterns.applied(scan, folder))
 
 

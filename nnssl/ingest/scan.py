@@ -50,6 +50,7 @@ class Scan:
         notes: what else is worth telling.
         odd: (name, sentence) of what looks wrong and stops nothing.
         secrets: texts that could name the patient, to be taken out of messages; never written.
+        names: those of them that are the patient's names in DICOM, to be taken out of the paths of all scans.
         allowed: names of reasons that do not keep it out.
         by: what told the subject, in words ("names of folders in ward_A").
         layout: how the source holds it ("volumes in folders").
@@ -70,6 +71,7 @@ class Scan:
     notes: tuple[str, ...] = ()
     odd: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()
     by: str = ""
     layout: str = ""

@@ -14,6 +14,7 @@ import pytest
 import SimpleITK
 
 from nnssl.ingest.identity import without
+from nnssl.ingest.known_names import KnownNames
 from tests.ingest.scans import texture, write, write_nifti, write_series
 
 PLANTED = "Zacharias Quixotl 19411224"
@@ -124,6 +125,52 @@ def test_no_tag_of_dicom_reaches_the_data_set_nor_a_path_that_repeats_one(source
     outcome = run()
     assert len(outcome.refused) == 1
     check(outcome, dataset)
+
+
+def test_a_name_that_one_series_has_is_hidden_in_the_paths_of_all(source, dataset, run):
+    write_series(source / "Geheimrat_Otto" / "CT1", texture(0, (8, 10, 12), ct=True), PatientName="Geheimrat^A")
+    bare = {"PatientName": "", "PatientID": ""}
+    write_series(source / "Geheimrat_Otto" / "recon", texture(1, (8, 10, 12), ct=True), **bare)
+    write_series(source / "Geheimrat_Otto" / "bad", texture(2, (1, 10, 12), ct=True), **bare)
+    write_nifti(source / "scans" / "geheimrat_1.nii.gz", texture(3, ct=True))
+    outcome = run()
+    assert sorted(record.source for record in outcome.records) == [
+        "[hidden]_Otto/CT1 (8 files)",
+        "[hidden]_Otto/bad/IM0000",
+        "[hidden]_Otto/recon (8 files)",
+        "scans/[hidden]_1.nii.gz",
+    ]
+    assert all("eheimrat" not in record.sentence for record in outcome.records)
+
+
+def test_a_name_that_is_learnt_later_is_hidden_in_what_earlier_runs_said(source, run):
+    bare = {"PatientName": "", "PatientID": ""}
+    write_series(source / "Otto" / "a", texture(0, (8, 10, 12), ct=True), **bare)
+    assert [record.source for record in run().taken] == ["Otto/a (8 files)"]
+    write_series(source / "b", texture(1, (8, 10, 12), ct=True), PatientName="Otto^A")
+    outcome = run()
+    assert outcome.new == 1
+    assert sorted(record.source for record in outcome.taken) == ["[hidden]/a (8 files)", "b (8 files)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("Doe^Jane", "DOE_2/janedoe/Doer/Janet", "[hidden]_2/[hidden]/Doer/Janet"),
+        ("Müller^Jörg", "mueller/Mu\u0308ller/Muller-Jorg", "[hidden]/[hidden]/[hidden]-[hidden]"),
+        ("O'Neill^Kim", "ONeill/o/neill", "[hidden]/o/[hidden]"),
+        ("Head^CT", "head/CT/ct1", "head/CT/ct1"),
+        ("Phantom^Anonymous", "phantom/anonymous", "phantom/anonymous"),
+        ("LIDC-IDRI-0001", "LIDC-IDRI-0002", "LIDC-IDRI-0002"),
+        ("Li^Wu", "li/wu", "li/wu"),
+        ("Otto^Head", "otto/head/ottohead", "[hidden]/head/ottohead"),
+        ("", "a/b", "a/b"),
+    ],
+)
+def test_only_whole_words_that_name_people_are_hidden_everywhere(name, text, expected):
+    names = KnownNames()
+    names.add([name])
+    assert names.hidden(text) == expected
 
 
 def test_dates_of_birth_are_found_as_people_write_them():

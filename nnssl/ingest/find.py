@@ -17,7 +17,7 @@ from nnssl.ingest.identity import Pseudonyms
 from nnssl.ingest.json_lists import list_scans, no_list
 from nnssl.ingest.names import ending, is_image_folder, is_label_folder, shown
 from nnssl.ingest.nnunet_task import is_task, task_scans
-from nnssl.ingest.people import patients_among
+from nnssl.ingest.people import not_followed, patients_among
 from nnssl.ingest.plain import images_of_task, volumes
 from nnssl.ingest.png import StackFinder
 from nnssl.ingest.record import printable
@@ -149,7 +149,7 @@ class _Search:
         loose = [name for name in inside.files if not self._file(folder, name)]
         self.hand_on("volumes in folders", volumes(folder, loose, self.root, who=who))
         depth = len(folder.relative_to(self.root).parts) + 1
-        is_patient = patients_among(folder, inside.folders)
+        is_patient = patients_among(folder, inside.folders, self.root)
         images = any(map(is_image_folder, inside.folders))
         for name in inside.folders:
             if images and is_label_folder(name):
@@ -185,7 +185,7 @@ class _Search:
             self._closed(error)
             return None
         for name in inside.linked:
-            if why := _not_followed(folder, name, self.root):
+            if why := not_followed(folder, name, self.root):
                 self.found.ignored[why] += 1
             else:
                 inside.folders.append(name)
@@ -286,16 +286,6 @@ class _Search:
         place = shown(Path(os.fsdecode(error.filename or self.root)), self.root)
         why = f"the folder cannot be opened ({error.strerror}); what it holds is not known"
         self.hand_on("folders that cannot be opened", [refused(place, "unreadable", why)])
-
-
-def _not_followed(folder: Path, name: str, root: Path) -> str:
-    """Why a link to a folder is not followed: it leads upwards, or to what is walked anyway; empty if it is."""
-    target, source = (folder / name).resolve(), root.resolve()
-    if any(each.is_relative_to(target) for each in (folder.resolve(), source)):
-        return "links to folders above them, which are not followed"
-    if target.is_relative_to(source) and not any(part.startswith(".") for part in target.relative_to(source).parts):
-        return "links to folders of the same source, which are looked at there"
-    return ""
 
 
 def _is_below(file: Path, folder: Path) -> bool:

@@ -80,12 +80,13 @@ class _Names(NamedTuple):
     files: list[str]
 
 
-def patients_among(parent: Path, names: Sequence[str]) -> Callable[[str], bool]:
+def patients_among(parent: Path, names: Sequence[str], root: Path) -> Callable[[str], bool]:
     """Tells of each folder in a collection whether it is a patient's; else it is a collection, too.
 
     Args:
         parent: the collection.
         names: of the folders in it, in order.
+        root: the source.
     """
 
     @cache
@@ -93,7 +94,7 @@ def patients_among(parent: Path, names: Sequence[str]) -> Callable[[str], bool]:
         """Names of folders and files that several of the first folders have: those of times or sequences."""
         counts: Counter[str] = Counter()
         for name in names[:_NEIGHBOURS]:
-            inside = _names(parent / name)
+            inside = _names(parent / name, root)
             counts.update({*inside.folders, *map(_stem, inside.files)})
         return frozenset(name for name, count in counts.items() if count > 1)
 
@@ -102,29 +103,29 @@ def patients_among(parent: Path, names: Sequence[str]) -> Callable[[str], bool]:
             return False
         if is_person(name):
             return True
-        inside = _names(parent / name)
+        inside = _names(parent / name, root)
         if inside.folders:
-            return not _holds_patients(parent / name, inside.folders, usual() if len(names) > 1 else None)
+            return not _holds_patients(parent / name, inside.folders, root, usual() if len(names) > 1 else None)
         return not _holds_strangers(inside.files, usual())
 
     return is_patient
 
 
-def _holds_patients(folder: Path, inside: Sequence[str], usual: frozenset[str] | None) -> bool:
+def _holds_patients(folder: Path, inside: Sequence[str], root: Path, usual: frozenset[str] | None) -> bool:
     """Whether the folders in one are those of patients; `usual` is None where it has no neighbours."""
-    if _leads_to_patients(folder, inside, _LEVELS):
+    if _leads_to_patients(folder, inside, root, _LEVELS):
         return True
     strangers = [name for name in _others(inside) if usual is None or name not in usual]
     return len(strangers) >= (_UNSURE if usual is None else _PATIENTS)
 
 
-def _leads_to_patients(folder: Path, inside: Sequence[str], levels: int) -> bool:
+def _leads_to_patients(folder: Path, inside: Sequence[str], root: Path, levels: int) -> bool:
     """Whether folders below are called like patients, or hold folders that are called like times."""
     if any(map(is_person, inside)):
         return True
     for name in _others(inside)[:_NEIGHBOURS] if levels else ():
-        below = _names(folder / name).folders
-        if any(map(is_time, below)) or _leads_to_patients(folder / name, below, levels - 1):
+        below = _names(folder / name, root).folders
+        if any(map(is_time, below)) or _leads_to_patients(folder / name, below, root, levels - 1):
             return True
     return False
 
@@ -147,8 +148,11 @@ def _holds_strangers(files: Sequence[str], usual: frozenset[str]) -> bool:
     return len(names) > _FEW or all(map(is_person, names))
 
 
-def _names(folder: Path) -> _Names:
-    """Folders and volumes in a folder, as far as they are looked at; what cannot be opened is empty here."""
+def _names(folder: Path, root: Path) -> _Names:
+    """Folders and volumes in a folder, as far as they are looked at; what cannot be opened is empty here.
+
+    Links to folders that are not followed, and those that lead nowhere, say nothing of who is whom.
+    """
     found = _Names([], [])
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in islice(entries, _ENTRIES):
@@ -156,8 +160,9 @@ def _names(folder: Path) -> _Names:
                 continue
             with suppress(OSError):
                 if entry.is_dir():
-                    found.folders.append(entry.name)
-                elif ending(Path(entry.name)):
+                    if not (entry.is_symlink() and not_followed(folder, entry.name, root)):
+                        found.folders.append(entry.name)
+                elif ending(Path(entry.name)) and entry.is_file():
                     found.files.append(entry.name)
     found.folders.sort()
     found.files.sort()
@@ -166,3 +171,19 @@ def _names(folder: Path) -> _Names:
 
 def _stem(name: str) -> str:
     return stem(Path(name))
+
+
+def not_followed(folder: Path, name: str, root: Path) -> str:
+    """Why a link to a folder is not followed: it leads upwards, or to what is walked anyway; empty if it is.
+
+    Args:
+        folder: that holds the link.
+        name: of the link.
+        root: the source.
+    """
+    target, source = (folder / name).resolve(), root.resolve()
+    if any(each.is_relative_to(target) for each in (folder.resolve(), source)):
+        return "links to folders above them, which are not followed"
+    if target.is_relative_to(source) and not any(part.startswith(".") for part in target.relative_to(source).parts):
+        return "links to folders of the same source, which are looked at there"
+    return ""

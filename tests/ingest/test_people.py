@@ -62,6 +62,17 @@ def test_the_level_with_most_sense_is_the_patients(source, files, subjects):
     assert whose(source, *files) == subjects
 
 
+@pytest.mark.parametrize("target", ["..", "../..", ".", "../beside", "nowhere"])
+def test_a_link_that_is_not_followed_changes_nobody(source, run, target):
+    for number in range(9):
+        write(source / "loose" / f"{'abcdefghi'[number]}na.nii.gz", texture(number))
+    write(source / "beside" / "x" / "a.nii.gz", texture(20))
+    before = sorted(record.subject for record in run(dry_run=True).taken)
+    assert len({*before}) == 10
+    (source / "loose" / "up").symlink_to(target)
+    assert sorted(record.subject for record in run(dry_run=True).taken) == before
+
+
 def test_names_of_people_and_times():
     assert all(map(is_person, ("patient 04", "sub-01", "Pat_7", "P000", "case12", "LIDC-IDRI-0314", "00123", "IXI002")))
     assert not any(map(is_person, ("anna", "2019", "2021-03", "20190312", "ses-1", "001", "ward_A", "scan001", "T1")))

@@ -96,6 +96,9 @@ _ADVICE = {
 
 
 def _lost(task: Task, reason: str, what: str) -> Record:
+    why = task.scan.refused
+    if why is not None and why.reason not in task.record.allowed:  # it was read to know its copies only
+        return replace(task.record, status="refused", reason=why.reason, sentence=why.sentence)
     sentence = (
         f"{what}; the other scans were read. Convert it with another program and give that file; or "
         f"{_ADVICE[reason]}, with --accept {reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +18,7 @@ _MAD_TO_STD = 1.4826  # for normally distributed values
 _SMALL_MM, _SMALL_VOXELS, _THICK_MM = 30.0, 8, 8.0
 _BODY_MM, _CELL_MM = 2500.0, 0.05  # longer than any patient; finer than any scanner of patients
 Taken = Callable[[], Iterable[tuple[str, Record]]]  # walks over the cases anew; only one is in memory
+Cases = Callable[[str], Iterable[tuple[str, Record]]]
 Put = Callable[[str, Record], None]
 Refuse = Callable[[str, Record, str, str], None]
 
@@ -152,6 +154,26 @@ def refuse_duplicates(groups: Iterable[Sequence[tuple[str, Record]]], put: Put, 
                 put(key, record)
             else:
                 refuse(key, record, "duplicate", f"it has the voxels of {first.case} ({first.source})")
+
+
+def refuse_copies(kept_out: Iterable[Record], cases: Cases, put: Put, refuse: Refuse) -> None:
+    """Scans with the voxels, in a channel, of what a list keeps out of training.
+
+    Args:
+        kept_out: records of what lists keep out.
+        cases: those that have a channel of some voxels, by their hash.
+        put: keeps a record that was changed.
+        refuse: takes a key, a record, a reason and a sentence.
+    """
+    for held in kept_out:
+        use = "for testing or validation" if held.reason == "held_out" else "for a use that is not known"
+        for key, record in itertools.chain.from_iterable(map(cases, {*held.content.split(",")})):
+            sentence = f"it has the voxels of {held.source}, which a list has {use}"
+            if not record.accepts("duplicate"):
+                refuse(key, record, "duplicate", sentence)
+            else:
+                record.suspicions["duplicate"] = sentence
+                _accept(key, record, "duplicate", put)
 
 
 def suspect(taken: Taken, put: Put) -> None:

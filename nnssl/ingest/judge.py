@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nnssl.errors import UsageError
@@ -90,6 +90,8 @@ def judge(
         wanted = (most[0], cohort.kind_of(asked) if asked else most[1])
         cohort.refuse_unlike_ct(ledger.taken, ledger.put, refuse)
         cohort.refuse_others(ledger.taken, ledger.put, wanted, refuse)
+    ledger.voxels.note(ledger.taken())
+    cohort.refuse_copies(ledger.voxels.kept_out(), lambda content: _cases(ledger, content), ledger.put, refuse)
     cohort.refuse_duplicates(ledger.copies(), ledger.put, refuse)
     if ledger.count_had() and next(iter(ledger.taken()), None) is None:
         raise _emptied(folder, ledger)
@@ -104,6 +106,14 @@ def judge(
     if mixed and (not asked or cohort.kind_of(asked) == "ct"):
         given = ()  # scans of both kinds are normalised image by image, whatever else was asked for or was there before
     return cohort.channel_names(ledger.taken, given)
+
+
+def _cases(ledger: Ledger, content: str) -> Iterator[tuple[str, Record]]:
+    """Cases that have a channel of some voxels."""
+    for key in ledger.voxels.keys(content):
+        record = ledger.get(key)
+        if record is not None and record.status == "taken":
+            yield key, record
 
 
 def _kind(ledger: Ledger) -> Kind | None:

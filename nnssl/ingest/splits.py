@@ -14,6 +14,7 @@ TESTING = (
     "held out", "holdout", "ood", "imagesTs",
 )  # fmt: skip
 NAMES = ("split", "splits", "partition", "subset", "set", "data_split", "dataset_split")  # of columns and members
+REASONS = frozenset({"held_out", "unknown_split"})  # by which a list keeps a scan out
 _FOLD = "fold"  # of a cross-validation within what is trained on: only a word for testing counts there
 _WORD = re.compile(r"[^\W\d_]?[^\W\d_A-Z]+|[A-Z]+")
 _BESIDE = frozenset({"set", "sets", "split", "data", "dataset", "images", "cases", "scans"})  # say nothing of the use

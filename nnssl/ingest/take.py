@@ -10,6 +10,7 @@ from nnssl.ingest.identity import without
 from nnssl.ingest.read import Volume, read_part
 from nnssl.ingest.record import Record, printable
 from nnssl.ingest.scan import Scan
+from nnssl.ingest.splits import REASONS as KEPT_OUT
 from nnssl.ingest.write import put_case
 from nnssl.planning.checks import findings
 from nnssl.planning.reading import Channel, check_same_geometry, last_line
@@ -75,6 +76,7 @@ class Taker:
         scan = task.scan
         if scan.refused is not None:
             if scan.refused.reason not in task.record.allowed or not scan.parts:
+                record.content = _content(task) if scan.refused.reason in KEPT_OUT else ""
                 raise Refused(scan.refused.reason, scan.refused.sentence)
             record.accepted.append(scan.refused.reason)
         volumes = [read_part(part, task.record.allowed) for part in scan.parts]
@@ -111,6 +113,15 @@ class Taker:
         text = printable(without(text, scan.secrets))
         name = scan.files[0].name if len(scan.files) == 1 else ""
         return f"it{text[len(name) :]}" if name and text.startswith(f"{name} ") else text
+
+
+def _content(task: Task) -> str:
+    """Hashes of the voxels of a scan that a list keeps out, to know its copies by; empty if it cannot be read."""
+    try:
+        volumes = (read_part(part, task.record.allowed) for part in task.scan.parts)
+        return ",".join(content_hash(volume.voxels) for volume in volumes)
+    except (Refused, *_READER_FAULTS):
+        return ""
 
 
 def _check_one_place(scan: Scan, volumes: list[Volume]) -> None:

@@ -13,12 +13,12 @@ from nnssl.ingest.names import case_name, token
 from nnssl.ingest.patterns import EXCLUDED, is_excluded
 from nnssl.ingest.record import Record, printable
 from nnssl.ingest.scan import Scan
+from nnssl.ingest.splits import REASONS as KEPT_OUT
 from nnssl.ingest.take import Task
 from nnssl.ingest.write import has_case
 
 # judgements that another request, or other scans beside it, may turn: what was refused for them is judged anew
 _TURN = frozenset({"other_modality", "duplicate", "channel_count", "ct_not_hu"})
-_BY_LIST = frozenset({"held_out", "unknown_split"})  # what a list says of a scan's use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +173,8 @@ def _was_set_aside(record: Record) -> bool:
 
 
 def _still_good(wishes: Wishes, scan: Scan, record: Record) -> bool:
-    said = scan.refused is not None and scan.refused.reason in _BY_LIST and not record.accepts(scan.refused.reason)
-    if said != (record.reason in _BY_LIST) and (said or scan.is_listed):
+    said = scan.refused is not None and scan.refused.reason in KEPT_OUT and not record.accepts(scan.refused.reason)
+    if said != (record.reason in KEPT_OUT) and (said or scan.is_listed):
         return False  # the list says something else than it did; a folder says nothing of it
     if record.status == "taken":
         return has_case(wishes.images, record.case, len(scan.parts))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from nnssl.ingest.record import Record
+from nnssl.ingest.record import Record, from_text
 
 
 class Voxels:
@@ -36,6 +36,17 @@ class Voxels:
         """Whether a case has a channel of these sides."""
         query = "SELECT 1 FROM voxels WHERE shape = ? LIMIT 1"
         return self._db.execute(query, (_text(shape),)).fetchone() is not None
+
+    def kept_out(self) -> Iterator[Record]:
+        """What lists keep out of the data set and could be read; records may be written meanwhile."""
+        last = -1
+        query = (
+            "SELECT place, body FROM records WHERE status = 'refused' AND reason IN ('held_out', 'unknown_split') "
+            "AND content != '' AND place > ? ORDER BY place LIMIT 1"
+        )
+        while row := self._db.execute(query, (last,)).fetchone():
+            last = row[0]
+            yield from_text(row[1])
 
     # images of data sets that have no ledger: to read them once is enough
 

@@ -62,7 +62,7 @@ REASONS = {
         Reason("near_empty", "almost every voxel has the same value", _KEPT),
         Reason("ct_not_hu", "a CT whose values cannot be Hounsfield units", _KEPT),
         Reason("label_map", "labels, not an image", _KEPT),
-        Reason("duplicate", "the same voxels as another case", _KEPT),
+        Reason("duplicate", "the same voxels as another case, or as a scan that is held out", _KEPT),
         Reason("other_modality", "CT among other scans, or the other way round", "all are normalised image by image"),
         Reason("excluded", "the command leaves it out (--exclude)"),
         Reason("held_out", "listed for testing or validation", _KEPT),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.ingest.scans import texture, write_nifti, write_series
+from tests.ingest.scans import texture, write, write_nifti, write_series
 
 
 def refused(outcome):
@@ -55,3 +55,43 @@ def test_an_entry_of_several_files_holds_them_all_out_where_one_is_missing(sourc
     (source / "list.json").write_text('{"test": [{"image": ["scans/gone.nii.gz", "scans/0.nii.gz"]}]}')
     outcome = run(source / "scans", source / "list.json")
     assert [record.source for record in outcome.taken] == ["1.nii.gz"]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_copies_of_what_a_list_holds_out_are_refused_and_named(source, run, before):
+    folder = source / "dup"
+    write_nifti(folder / "a.nii.gz", texture(0))
+    write_nifti(folder / "b.nii.gz", texture(1))
+    write(folder / "a_again.nrrd", texture(0))
+    write(folder / "another.mha", texture(0))
+    if before:
+        assert len(run(folder).taken) == 2
+    table = source / "dup.csv"
+    table.write_text("path,split\ndup/a.nii.gz,test\n")
+    outcome = run(folder, table)
+    assert [record.source for record in outcome.taken] == ["b.nii.gz"]
+    copies = [record for record in outcome.refused if record.reason == "duplicate"]
+    assert sorted(record.source for record in copies) == ["a_again.nrrd", "another.mha"]
+    assert "dup/a.nii.gz, which a list has for testing" in copies[0].sentence
+    assert [record.source for record in run(folder).taken] == ["b.nii.gz"]  # what is known stays known
+    assert len(run(folder, accepted={"duplicate"}).taken) == 3
+
+
+def test_a_case_that_has_a_channel_which_is_held_out_elsewhere_is_refused(source, run):
+    for channel in range(2):
+        write_nifti(source / "scans" / f"a_{channel:04d}.nii.gz", texture(channel))
+        write_nifti(source / "scans" / f"b_{channel:04d}.nii.gz", texture(channel + 2))
+    write(source / "other" / "x.nrrd", texture(1))
+    (source / "scans.csv").write_text("path,split\nother/x.nrrd,test\n")
+    outcome = run(source / "scans", source / "scans.csv")
+    assert [record.case for record in outcome.taken] == ["b"]
+    assert [record.reason for record in outcome.refused] == ["duplicate", "held_out"]
+
+
+def test_what_is_held_out_and_cannot_be_read_is_held_out_all_the_same(source, run):
+    write_nifti(source / "a.nii.gz", texture(0))
+    (source / "b.nii.gz").write_bytes((source / "a.nii.gz").read_bytes()[:200])
+    (source / "scans.csv").write_text("path,split\na.nii.gz,\nb.nii.gz,test\n")
+    for _ in range(2):
+        outcome = run(source / "scans.csv")
+        assert [record.reason for record in outcome.refused] == ["held_out"] and len(outcome.taken) == 1

@@ -54,7 +54,9 @@ def findings(voxels: Volume, modality: str) -> list[Finding]:
         share = float((voxels == common).mean())
         if share > _EMPTY:
             found.append(Finding("near_empty", f"{100 * share:.2f} % of its voxels are {common:g}"))
-    if _labels(voxels, values):
+    if _is_binary(voxels, values):
+        found.append(Finding("label_map", f"it has two values only ({values[0]:g} and {values[1]:g}), like a mask"))
+    elif _labels(voxels, values):
         found.append(Finding("label_map", f"it has {len(values)} values, whole numbers in even patches, like labels"))
     if modality.lower() == "ct":
         found += _not_hounsfield(float(voxels.min()), float(voxels.max()))
@@ -105,6 +107,13 @@ def _lattice(voxels: Volume) -> Volume:
     step = max(1, round((voxels.size / _LATTICE_VOXELS) ** (1 / 3)))
     steps = [min(step, max(1, side // 2)) for side in voxels.shape]
     return voxels[tuple(slice(None, None, each) for each in steps)]
+
+
+def _is_binary(voxels: Volume, values: Volume) -> bool:
+    """Whether there are two values only, in whatever patches: a mask, or a threshold's."""
+    if voxels.size < _LABEL_VOXELS or len(values) != 2:
+        return False
+    return all(bool(((plane == values[0]) | (plane == values[1])).all()) for plane in voxels)
 
 
 def _labels(voxels: Volume, values: Volume) -> bool:

@@ -184,7 +184,7 @@ def doubles_beyond_float32(path):
 
 
 def boolean(path):
-    """Two values that lie about like noise are no labels."""
+    """Two values, though they lie about like noise."""
     header = nibabel.Nifti1Header()
     header.set_data_dtype(np.uint8)
     nibabel.save(nibabel.Nifti1Image((texture(22) > 600).astype(np.uint8).T, AFFINE, header), path)
@@ -222,7 +222,7 @@ MAKERS = {
     "negative_size.nii": (negative_size, "single_slice"),
     "analyze.nii": (analyze, "damaged"),
     "beyond.nii.gz": (doubles_beyond_float32, "not_finite"),
-    "boolean.nii": (boolean, ""),
+    "boolean.nii": (boolean, "label_map"),
     "empty.nii": (empty, "damaged"),
     "empty.nii.gz": (empty, "damaged"),
     "empty.nrrd": (empty, "damaged"),

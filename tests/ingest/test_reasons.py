@@ -47,6 +47,11 @@ def labels():
     return blocks
 
 
+def speckles(value):
+    """A noise that was cut at a threshold: two values in no patches."""
+    return np.where(np.random.default_rng(0).random((20, 20, 20)) < 0.4, value, 0).astype(np.float32)
+
+
 def almost_empty():
     volume = np.zeros((20, 20, 20), np.float32)
     volume[4, 4, 4:8] = (1.5, 2.25, 3.125, 4.5)
@@ -62,6 +67,8 @@ def almost_empty():
         ("sheared", lambda path: write_nifti(path, texture(0), sheared())),
         ("no_orientation", lambda path: write_nifti(path, texture(0), lost=True)),
         ("label_map", lambda path: write_nifti(path, labels())),
+        ("label_map", lambda path: write_nifti(path, speckles(1))),
+        ("label_map", lambda path: write_nifti(path, speckles(-2.5))),
         ("near_empty", lambda path: write_nifti(path, almost_empty())),
     ],
 )
@@ -72,6 +79,13 @@ def test_a_scan_is_refused_by_name_and_taken_when_accepted(source, dataset, run,
     assert voxels(dataset, outcome).ndim == 3
     assert outcome.taken[0].notes or outcome.taken[0].accepted == [name]  # never altered or let in without a word
     assert run().taken, "what was accepted once stays"
+
+
+def test_three_values_in_no_patches_are_an_image(source, run):
+    volume = speckles(1)
+    volume[3, 4, 5] = 2
+    write_nifti(source / "a.nii.gz", volume)
+    assert run().taken
 
 
 def test_the_lists_of_repairs_are_exact(source, dataset, run):

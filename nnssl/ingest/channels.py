@@ -11,6 +11,7 @@ from nnssl.ingest.ledger import Ledger
 from nnssl.ingest.names import stem
 from nnssl.ingest.scan import Scan
 from nnssl.ingest.scan_text import scan_from_plain, scan_to_plain
+from nnssl.ingest.splits import REASONS as KEPT_OUT
 from nnssl.ingest.spool import Spool
 from nnssl.planning.checks import Finding
 
@@ -23,7 +24,8 @@ def put_together(ledger: Ledger, names: Sequence[str], *, hidden: bool = False) 
     A scan is the channel that its source names as modality (BIDS suffix, DICOM modality, a list's column), or that a
     word of its file's name names; capitals do not matter. Scans belong together by source, collection, subject and
     session, and files that lie in one folder without subjects by the rest of their names. Sizes and places are compared
-    when they are read. Scans that have several channels already, or that were refused, stay as they are.
+    when they are read. Scans that have several channels already, or that were refused, stay as they are; where a list
+    keeps a channel out, the others of its case say so.
 
     Args:
         ledger: with what was found.
@@ -37,25 +39,32 @@ def put_together(ledger: Ledger, names: Sequence[str], *, hidden: bool = False) 
     groups: Spool[_Item] = Spool(lambda item: [*item[:3], scan_to_plain(item[3])], _item)
     none = []
     for key, root, scan in ledger.found():
-        if len(scan.parts) != 1 or scan.refused is not None:
+        if len(scan.parts) != 1 or (scan.refused is not None and scan.refused.reason not in KEPT_OUT):
             continue
         channel = _channel(scan, wanted)
         if channel is None:
-            none.append(key)
+            none += [] if scan.refused else [key]
         else:
             groups.add(_belongs(root, scan, names[channel]), (key, root, channel, scan))
     for key in none:
         ledger.drop_found(key)
     for group in groups.groups():
-        for key, *_ in group:
+        held = {channel: scan for _, _, channel, scan in group if _is_kept_out(scan)}
+        members = [each for each in group if not _is_kept_out(each[3])]
+        for key, *_ in members:
             ledger.drop_found(key)
-        ledger.add_found(group[0][1], _case([each[2:] for each in group], names, hidden=hidden))
+        if members:
+            ledger.add_found(members[0][1], _case([each[2:] for each in members], held, names, hidden=hidden))
     return len(none)
 
 
 def _item(plain: Any) -> _Item:
     key, root, channel, scan = plain
     return key, root, channel, scan_from_plain(scan)
+
+
+def _is_kept_out(scan: Scan) -> bool:
+    return scan.refused is not None and scan.refused.reason not in scan.allowed
 
 
 def _words(text: str) -> list[str]:
@@ -74,9 +83,7 @@ def _channel(scan: Scan, wanted: dict[str, int]) -> int | None:
 def _belongs(root: str, scan: Scan, name: str) -> str:
     """The same for scans of one case."""
     alone = scan.subject == scan.name  # nothing above the file says whose it is
-    return "\0".join(
-        (root, scan.collection, _without(scan.name, name) if alone else scan.subject, scan.session, scan.split)
-    )
+    return "\0".join((root, scan.collection, _without(scan.name, name) if alone else scan.subject, scan.session))
 
 
 def _without(text: str, name: str) -> str:
@@ -88,7 +95,7 @@ def _without(text: str, name: str) -> str:
     return "_".join(filter(None, left)).strip("-_. ") or text
 
 
-def _case(group: Sequence[tuple[int, Scan]], names: Sequence[str], *, hidden: bool) -> Scan:
+def _case(group: Sequence[tuple[int, Scan]], held: dict[int, Scan], names: Sequence[str], *, hidden: bool) -> Scan:
     """One case out of the scans of a subject and session, or what it lacks."""
     ordered = sorted(group, key=lambda each: (each[0], each[1].name, each[1].shown))
     first, several = dict[int, Scan](), []
@@ -104,12 +111,12 @@ def _case(group: Sequence[tuple[int, Scan]], names: Sequence[str], *, hidden: bo
         notes=tuple(dict.fromkeys(note for scan in first.values() for note in scan.notes)),
         allowed=tuple(sorted({reason for scan in first.values() for reason in scan.allowed})),
         secrets=tuple({secret for scan in first.values() for secret in scan.secrets}),
+        refused=next((scan.refused for scan in first.values() if scan.refused), None),  # of those, accepted ones only
     )
-    missing = [name for number, name in enumerate(names) if number not in first]
-    if missing:
+    if len(first) < len(names):
         there = ", ".join(names[number] for number in first)
         more = f", and more than one scan fits {', '.join(several)}" if several else ""
-        sentence = f"{', '.join(missing)} is not there; found {there}{more}"
+        sentence = f"{_missing(first, held, names)}; found {there}{more}"
         return replace(example, parts=(), refused=Finding("missing_channel", sentence))
     parts = tuple(replace(first[number].parts[0], modality=name) for number, name in enumerate(names))
     if several and "ambiguous_channel" not in example.allowed:
@@ -118,3 +125,13 @@ def _case(group: Sequence[tuple[int, Scan]], names: Sequence[str], *, hidden: bo
     if several:
         example = replace(example, notes=(*example.notes, f"the first by name was taken, not {', '.join(several)}"))
     return replace(example, parts=parts)
+
+
+def _missing(first: dict[int, Scan], held: dict[int, Scan], names: Sequence[str]) -> str:
+    """Which channels a case lacks, and which of them are only kept out, and why."""
+    out = [number for number in range(len(names)) if number not in first and number in held]
+    lost = [name for number, name in enumerate(names) if number not in first and number not in held]
+    said = [f"{', '.join(lost)} is not there"] if lost else []
+    findings = ((names[number], held[number].refused) for number in out)
+    said += [f"{name} is {finding.reason} ({finding.sentence})" for name, finding in findings if finding]
+    return "; ".join(said)

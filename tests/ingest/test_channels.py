@@ -126,3 +126,35 @@ def test_spare_scans_are_not_named_where_names_are_hidden(source, run):
         "missing_channel": "FLAIR is not there; found T1, and more than one scan fits T1 (one more)",
         "ambiguous_channel": "more than one scan fits T1 (one more)",
     }
+
+
+@pytest.mark.parametrize(("one", "other"), [("train", "training"), ("train", ""), ("", "imagesTr")])
+def test_two_words_for_training_do_not_tear_a_session_apart(source, run, one, other):
+    for seed, name in enumerate("ab"):
+        write(source / f"{name}.nii.gz", texture(seed))
+    rows = f"path,subject,session,modality,split\na.nii.gz,c,1,T1w,{one}\nb.nii.gz,c,1,FLAIR,{other}\n"
+    (source / "list.csv").write_text(rows)
+    outcome = run(source / "list.csv", channels=("T1w", "FLAIR"))
+    assert [(len(record.channels), record.subject) for record in outcome.taken] == [(2, "c")] and not outcome.refused
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_session_of_which_a_channel_is_held_out_says_so(source, run, before):
+    for seed, name in enumerate("abcd"):
+        write(source / f"{name}.nii.gz", texture(seed))
+    rows = "path,subject,session,modality,split\n{}b.nii.gz,a,1,FLAIR,{}\n{}"
+    a, others = "a.nii.gz,a,1,T1w,train\n", "c.nii.gz,b,1,T1w,\nd.nii.gz,b,1,FLAIR,\n"
+    table = source / "list.csv"
+    if before:
+        table.write_text(rows.format(a, "train", others))
+        assert len(run(table, channels=("T1w", "FLAIR")).taken) == 2
+    table.write_text(rows.format(a, "test", others))
+    outcome = run(table, channels=("T1w", "FLAIR"))
+    assert [record.subject for record in outcome.taken] == ["b"]
+    assert {
+        ("b.nii.gz", "held_out", "the list has it for test"),
+        ("a.nii.gz", "missing_channel", "FLAIR is held_out (the list has it for test); found T1w"),
+    } <= {(record.source, record.reason, record.sentence) for record in outcome.refused}
+    assert len(outcome.refused) == 2 + before  # with the case of both that an earlier run had taken
+    accepted = run(table, channels=("T1w", "FLAIR"), accepted={"held_out"}).taken
+    assert [(record.subject, record.accepted) for record in accepted] == [("a", ["held_out"]), ("b", [])]

@@ -118,7 +118,11 @@ def _rounded(file: Path, voxels: npt.NDArray[np.float32]) -> tuple[str, ...]:
 def _check_name(file: Path, kind: str) -> None:
     """ITK goes by the name: it reads nothing of a compressed file called .nii, nor the other way round."""
     with file.open("rb") as stream:
-        start = stream.read(2)
+        head = stream.read(132)
+    start = head[:2]
+    if head[128:] == b"DICM":
+        name = f"{file.name[: -len(kind)]}.dcm"
+        raise Refused("unreadable", f"{file} is a DICOM file, which its name does not say. Rename it to {name}.")
     if start and (start == b"\x1f\x8b") != (kind == ".nii.gz"):
         is_so, name = ("not compressed", file.name[:-3]) if kind == ".nii.gz" else ("compressed", f"{file.name}.gz")
         if is_so == "compressed" or start in (b"\x5c\x01", b"\x00\x00", b"\x1c\x02"):  # 348 or 540, as NIfTI begins

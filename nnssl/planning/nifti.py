@@ -173,6 +173,8 @@ def _volume_shape(path: Path, header: Any) -> tuple[int, int, int]:
     sides = _asked(path, lambda: [int(side) for side in header.get_data_shape()])
     _asked(path, header.get_data_dtype)
     text = "x".join(map(str, sides))
+    if min(sides, default=1) < 1:
+        raise _damaged(path, f"its dimensions are {text}")
     if len(sides) > 3 and max(sides[3:]) > 1:
         raise Refused(
             "four_dimensional",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from nnssl.planning.refusal import Refused
 Affine = npt.NDArray[np.float64]
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 REVERSE = np.eye(4)[[2, 1, 0, 3]]  # index (z, y, x) <-> (x, y, z)
+_OTHER_UNITS = {"micron": 1e-3, "metre": 1e3}  # in mm
 _CONFLICT_MM = 1.0  # qform and sform of one file may differ by rounding; float32 keeps a head to 0.01 mm
 _GEOMETRY_TOLERANCE = 0.1  # channels may disagree by this share of the smallest voxel side, in any corner
 
@@ -127,7 +128,9 @@ def itk_name(file: Path) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise Refused("unreadable", f"{file} has a name that is not UTF-8, which SimpleITK cannot open.") from error
+        raise Refused(
+            "unreadable", f"{file} has a name that is not UTF-8, which SimpleITK cannot open. Rename it."
+        ) from error
     return name
 
 
@@ -145,9 +148,26 @@ def check_one_orientation(file: Path, image: NiftiImage, itks: Affine) -> None:
     if apart_mm > _CONFLICT_MM:
         raise Refused(
             "orientation_conflict",
-            f"{file} says two things about how it lies (qform and sform differ by up to {apart_mm:.1f} mm; SimpleITK "
-            f"and nibabel read it differently). Correct its header.",
+            f"{file} says two things about how it lies ({_conflict(image, ours, itks)} SimpleITK and nibabel read it "
+            f"differently, by up to {apart_mm:.1f} mm). Correct its header.",
         )
+
+
+def _conflict(image: NiftiImage, ours: Affine, itks: Affine) -> str:
+    """Which fields of a header contradict each other, as far as two readings of it show; ends with a sign."""
+    sides, others = (np.linalg.norm(affine[:3, 2::-1], axis=0) for affine in (ours, itks))
+    unit = next((unit for unit, mm in _OTHER_UNITS.items() if np.allclose(others, sides * mm, rtol=1e-3, atol=0)), "")
+    if unit:
+        return f"its unit is the {unit}, which only SimpleITK heeds: {_times(sides)} mm or {_times(others)} mm a voxel;"
+    if min(image.zooms_mm) < 0:
+        return f"pixdim has negative sizes of voxels, {_times(image.zooms_mm)} mm;"
+    if not np.allclose(sides, others, rtol=1e-3, atol=0):
+        return f"voxels of {_times(sides)} mm by sform, {_times(image.zooms_mm)} mm by pixdim;"
+    return "qform and sform differ;"
+
+
+def _times(sides: Iterable[float]) -> str:
+    return "x".join(f"{side:g}" for side in sides)
 
 
 def from_itk(

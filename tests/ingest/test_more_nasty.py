@@ -219,7 +219,7 @@ MAKERS = {
     "vector.mha": (vector_mha, "colour"),
     "short.mha": (mha_too_short, "unreadable"),
     "dimension_of_8.nii": (dimension_of_8, "four_dimensional"),
-    "negative_size.nii": (negative_size, "single_slice"),
+    "negative_size.nii": (negative_size, "damaged"),
     "analyze.nii": (analyze, "damaged"),
     "beyond.nii.gz": (doubles_beyond_float32, "not_finite"),
     "boolean.nii": (boolean, "label_map"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
@@ -79,6 +81,48 @@ def test_a_scan_is_refused_by_name_and_taken_when_accepted(source, dataset, run,
     assert voxels(dataset, outcome).ndim == 3
     assert outcome.taken[0].notes or outcome.taken[0].accepted == [name]  # never altered or let in without a word
     assert run().taken, "what was accepted once stays"
+
+
+def _header(path, **fields):
+    """Write fields of a header as they are, whatever nibabel thinks of them."""
+    plain = bytearray(gzip.decompress(path.read_bytes()))
+    for place, fresh in fields.values():
+        plain[place : place + len(fresh)] = fresh
+    path.write_bytes(gzip.compress(bytes(plain)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "said"),
+    [
+        ({"dim": (42, struct.pack("<h", -5))}, "damaged", "its dimensions are -5x12x10"),
+        (
+            {"unit": (123, b"\x03")},
+            "orientation_conflict",
+            "its unit is the micron, which only SimpleITK heeds: 1x1.5x2",
+        ),
+        ({"pixdim": (80, struct.pack("<3f", 2, 2, 2)), "qform": (252, b"\0\0")}, "orientation_conflict", "by pixdim"),
+        ({"pixdim": (80, struct.pack("<3f", -1, -1, -1))}, "orientation_conflict", "pixdim has negative sizes"),
+    ],
+)
+def test_what_contradicts_itself_in_a_header_is_named(source, run, fields, name, said):
+    path = source / "a.nii.gz"
+    image = nibabel.Nifti1Image(texture(0).T, np.diag([-1.0, -1.5, 2.5, 1.0]))
+    image.set_qform(image.affine, 1)
+    nibabel.save(image, path)
+    _header(path, **fields)
+    outcome = run()
+    assert reason(outcome) == name and said in outcome.refused[0].sentence
+
+
+def test_the_right_name_is_said_of_dicom_called_nifti_and_of_no_utf8(source, run):
+    write_series(source / "x", texture(0, (2, 10, 12), ct=True))
+    sorted((source / "x").iterdir())[0].rename(source / "000.nii.gz")
+    sorted((source / "x").iterdir())[0].rename(source / "001.nii")
+    write_nifti(source / "a.nii.gz", texture(0)).rename(os.fsdecode(os.fsencode(source) + b"/\xff.nii.gz"))
+    said = {record.source: record.sentence for record in run().refused}
+    assert said["000.nii.gz"] == "it is a DICOM file, which its name does not say. Rename it to 000.dcm."
+    assert said["001.nii"].endswith("Rename it to 001.dcm.")
+    assert said["\\udcff.nii.gz"].endswith("Rename it.")
 
 
 def test_three_values_in_no_patches_are_an_image(source, run):

@@ -26,11 +26,17 @@ class Folders:
     results: Path
 
 
-def use_workspace(workspace: str | os.PathLike[str]) -> Folders:
-    """Point nnU-Net's three variables at folders of the same names under `workspace`, making them where absent."""
+def use_workspace(workspace: str | os.PathLike[str], *, make: bool = True) -> Folders:
+    """Point nnU-Net's three variables at folders of the same names under `workspace`.
+
+    Args:
+        workspace: the folder.
+        make: make folders that are absent; False for what must write nothing.
+    """
     root = Path(workspace).expanduser().resolve()
     for variable in VARIABLES:
-        (root / variable).mkdir(parents=True, exist_ok=True)
+        if make:
+            (root / variable).mkdir(parents=True, exist_ok=True)
         os.environ[variable] = str(root / variable)
     return folders()
 

@@ -89,12 +89,12 @@ def add_device(made: argparse.ArgumentParser, *, mps: bool = True) -> None:
     made.add_argument("-device", choices=kinds, help="default: cuda where there is a GPU, else cpu")
 
 
-def apply_workspace(arguments: argparse.Namespace) -> None:
-    """Set nnU-Net's variables from `--workspace`. Call before anything of nnU-Net is imported."""
+def apply_workspace(arguments: argparse.Namespace, *, make: bool = True) -> None:
+    """Set nnU-Net's variables from `--workspace`, and `make` its folders. Call before nnU-Net is imported."""
     if arguments.workspace is not None:
         from nnssl.paths import use_workspace
 
-        use_workspace(arguments.workspace)
+        use_workspace(arguments.workspace, make=make)
 
 
 def run(main: Callable[[], int | None], *, prog: str) -> int:

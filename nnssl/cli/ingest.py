@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _ingest(arguments: argparse.Namespace) -> int:
     names = _datasets(arguments)
-    apply_workspace(arguments)
+    apply_workspace(arguments, make=not arguments.dry_run)
     from nnssl.ingest.patterns import checked_accept
     from nnssl.ingest.report import HTML, summary
     from nnssl.ingest.run import Request, check_sources, ingest

@@ -12,10 +12,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from nnssl.cli.ingest import main
 from nnssl.errors import DataError
 from nnssl.ingest import take
 from nnssl.ingest.ledger import Ledger, open_ledger
 from nnssl.ingest.run import check_sources
+from nnssl.paths import VARIABLES
 from tests.ingest.scans import NAME, NUMBER, texture, write, write_nifti, write_series
 from tests.tiny import make_raw_dataset
 
@@ -79,6 +81,16 @@ def test_a_dry_run_writes_nothing_but_the_report_asked_for(source, dataset, run,
     run(dry_run=True, report=tmp_path / "look")
     assert sorted(path.name for path in (tmp_path / "look").iterdir()) == ["report.html", "report.json"]
     assert not dataset.exists()
+
+
+def test_a_dry_run_makes_no_workspace(source, tmp_path, monkeypatch):
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, "")
+    write(source / "a.nii.gz", texture(0))
+    command = [str(source), "-d", "745", "-n", "Test", "-np", "1", "--workspace", str(tmp_path / "work")]
+    assert main([*command, "--dry_run"]) == 0
+    assert not (tmp_path / "work").exists()
+    assert main(command) == 0 and (tmp_path / "work" / "nnUNet_raw" / "Dataset745_Test").is_dir()
 
 
 def test_files_that_fit_are_linked_and_others_written(source, dataset, run):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnssl.ingest.before import Before
-from nnssl.ingest.identity import Pseudonyms
+from nnssl.ingest.identity import Pseudonyms, without
 from nnssl.ingest.ledger import Ledger
 from nnssl.ingest.names import case_name, token
 from nnssl.ingest.patterns import EXCLUDED, is_excluded
@@ -178,7 +178,14 @@ def _still_good(wishes: Wishes, scan: Scan, record: Record) -> bool:
         return False  # the list says something else than it did; a folder says nothing of it
     if record.status == "taken":
         return has_case(wishes.images, record.case, len(scan.parts))
-    return record.reason not in scan.allowed and bool(scan.parts)
+    return record.reason not in scan.allowed and (bool(scan.parts) or _says_the_same(scan, record))
+
+
+def _says_the_same(scan: Scan, record: Record) -> bool:
+    """Whether a scan of which there is nothing to read is refused as it was, in the same words."""
+    if scan.refused is None or (record.reason, record.source) != (scan.refused.reason, printable(scan.shown)):
+        return False
+    return record.sentence == printable(without(scan.refused.sentence, scan.secrets))
 
 
 def _free_name(scan: Scan, ledger: Ledger, numbers: dict[str, int]) -> str:

@@ -26,6 +26,20 @@ def mixed(source, cts=3, mrs=3):
         write(source / f"mr{seed}.nii.gz", texture(10 + seed))
 
 
+def test_what_cannot_be_read_at_all_is_not_new_in_every_run(source, run):
+    write_nifti(source / "a.nii.gz", texture(0))
+    for number in range(3):
+        write(source / "stack" / f"{number:03d}.png", texture(number)[0].astype("uint16"))
+    write_series(source / "sr", texture(1, (2, 10, 12), ct=True), modality="SR")
+    first = run()
+    assert sorted(record.reason for record in first.refused) == ["no_spacing", "not_an_image"] and first.new == 3
+    again = run()
+    assert (again.new, again.kept) == (0, 3)
+    assert [record.sentence for record in again.refused] == [record.sentence for record in first.refused]
+    (source / "stack" / "003.png").write_bytes((source / "stack" / "002.png").read_bytes())
+    assert [record.source for record in run().refused.of("no_spacing")] == ["stack (000.png to 003.png)"]
+
+
 @pytest.mark.parametrize("first", [("MR",), ()])
 def test_channels_that_contradict_a_data_set_are_refused_before_anything_is_written(source, dataset, run, first):
     mixed(source, cts=0)

@@ -37,6 +37,7 @@ def estimated(workspace: Path, capsys: pytest.CaptureFixture[str], *words: str) 
     return dict(json.loads(line))
 
 
+@pytest.mark.pipeline
 def test_nothing_is_written(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_size for path in workspace.rglob("*")}
     estimated(workspace, capsys)
@@ -57,6 +58,7 @@ def test_numbers_follow_from_each_other(workspace: Path, capsys: pytest.CaptureF
     assert large["state"] == small["state"]
 
 
+@pytest.mark.pipeline
 def test_the_state_is_as_large_as_the_one_a_run_saves(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = estimated(workspace, capsys)
     code = "import sys; from nnssl.cli.pretrain import main; sys.exit(main(sys.argv[1:]))"

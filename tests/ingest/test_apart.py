@@ -68,6 +68,7 @@ def test_it_is_read_once_more_where_that_is_asked_for(source, run, deadly, monke
     assert len(run(accepted={"reader_crashed"}).taken) == 2
 
 
+@pytest.mark.pipeline
 def test_a_reader_that_hangs_is_not_waited_for_unless_that_is_asked_for(source, run, deadly, monkeypatch):
     monkeypatch.setattr(apart, "SECONDS", 1.0)
     write(source / "hangs.nrrd", texture(0))

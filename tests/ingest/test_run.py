@@ -252,6 +252,7 @@ def test_a_damaged_ledger_is_told_with_what_to_do(source, dataset, run):
         run()
 
 
+@pytest.mark.pipeline
 def test_memory_does_not_grow_with_the_number_of_scans(source, run):
     """Of what Python holds: ten times the scans, measured in the second run, when caches are filled."""
     peaks = []

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nibabel
 import numpy as np
 import numpy.typing as npt
+import pytest
 import SimpleITK
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from nnssl.ingest.ledger import Ledger
 
 NAME, NUMBER = "Mustermann^Erika", "PAT-4711-0815"
 
@@ -95,3 +101,18 @@ def _slice(path: Path, pixels: npt.NDArray[np.int16], uid: str, intercept: float
     dataset.RescaleSlope, dataset.RescaleIntercept = 1, intercept
     dataset.PixelData = (pixels - int(intercept)).astype("<i2").tobytes()
     return dataset
+
+
+@contextmanager
+def interrupted(count: int) -> Iterator[None]:
+    """Ctrl-C when the ledger takes its `count`-th record; it must end what runs."""
+    original, calls = Ledger.put, []
+
+    def put(self: Ledger, key: Any, record: Any) -> None:
+        calls.append(key)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        original(self, key, record)
+
+    with patch.object(Ledger, "put", put), pytest.raises(KeyboardInterrupt):
+        yield

@@ -8,7 +8,7 @@ import pytest
 
 from nnssl.errors import DataError, UsageError
 from nnssl.ingest.report import summary
-from tests.ingest.scans import texture, write, write_nifti, write_series
+from tests.ingest.scans import interrupted, texture, write, write_nifti, write_series
 
 
 def cases(dataset):
@@ -194,24 +194,12 @@ def test_names_of_cases_that_were_set_aside_may_have_been_given_to_others(source
     assert len({record.case for record in outcome.taken}) == len(outcome.taken) == len(cases(dataset))
 
 
-def test_a_killed_run_loses_no_case_that_had_changed(source, dataset, run, monkeypatch):
-    from nnssl.ingest.ledger import Ledger
-
+def test_a_killed_run_loses_no_case_that_had_changed(source, dataset, run):
     mixed(source, cts=0)
     run(copy=True)
     mixed(source, cts=0)  # written again
-    original, calls = Ledger.put, []
-
-    def dies(self, key, record):
-        calls.append(key)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        original(self, key, record)
-
-    monkeypatch.setattr(Ledger, "put", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(2):
         run(copy=True)
-    monkeypatch.setattr(Ledger, "put", original)
     assert [record.case for record in run(copy=True).taken] == ["mr0", "mr1", "mr2"]
     assert cases(dataset) == [f"mr{seed}_0000.nii.gz" for seed in range(3)]
     assert not (dataset / "ingest" / "before").exists()

@@ -15,10 +15,10 @@ import pytest
 from nnssl.cli.ingest import main
 from nnssl.errors import DataError
 from nnssl.ingest import take
-from nnssl.ingest.ledger import Ledger, open_ledger
+from nnssl.ingest.ledger import open_ledger
 from nnssl.ingest.run import check_sources
 from nnssl.paths import VARIABLES
-from tests.ingest.scans import NAME, NUMBER, texture, write, write_nifti, write_series
+from tests.ingest.scans import NAME, NUMBER, interrupted, texture, write, write_nifti, write_series
 from tests.tiny import make_raw_dataset
 
 SECRETS = (b"mustermann", b"erika", NUMBER.lower().encode(), b"19641231", b"klinik", b"acc998877")
@@ -55,21 +55,11 @@ def test_a_second_run_reads_only_what_is_new(source, dataset, run, counted):
     assert json.loads((dataset / "dataset.json").read_text())["numTraining"] == 4
 
 
-def test_a_run_that_was_killed_is_continued_under_the_same_names(source, dataset, run, monkeypatch):
+def test_a_run_that_was_killed_is_continued_under_the_same_names(source, dataset, run):
     for seed in range(4):
         write(source / f"a{seed}.nii.gz", texture(seed))
-    original, calls = Ledger.put, []
-
-    def dies(self, key, record):
-        calls.append(key)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        original(self, key, record)
-
-    monkeypatch.setattr(Ledger, "put", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(3):
         run()
-    monkeypatch.setattr(Ledger, "put", original)
     assert sorted(record.case for record in run().taken) == ["a0", "a1", "a2", "a3"]
     assert len(list((dataset / "imagesTr").iterdir())) == 4
 

@@ -12,17 +12,21 @@ from typing import Any
 from nnssl.errors import PlanError
 
 NAME, CONFIGURATION = "nnsslDemoPlans", "3d_fullres"
-CASE_VOXELS = 90_000  # of the median case; finer scans are planned at a coarser spacing
+CASE_VOXELS = 90_000
 PATCH_LIMIT = 40
 STAGES, WIDTH = 4, 8
 _STRIDE = 1 << (STAGES - 1)
 
 
-def small_plan(plans: Mapping[str, Any]) -> dict[str, Any]:
+def small_plan(
+    plans: Mapping[str, Any], *, case_voxels: int = CASE_VOXELS, patch_limit: int = PATCH_LIMIT
+) -> dict[str, Any]:
     """nnU-Net's plans with one small configuration, `3d_fullres`.
 
     Args:
         plans: a plans file of nnU-Net's default planner (a plain U-Net).
+        case_voxels: of the median case; finer scans are planned at a coarser spacing.
+        patch_limit: most voxels of a patch's side.
 
     Raises:
         PlanError: there is no 3D configuration, or cases are too thin for a 3D patch.
@@ -33,12 +37,12 @@ def small_plan(plans: Mapping[str, Any]) -> dict[str, Any]:
             f"{plans['dataset_name']}. Give it volumes of more than a few slices."
         )
     configuration = copy.deepcopy(plans["configurations"][CONFIGURATION])
-    spacing, shape = _coarse_grid(configuration["spacing"], configuration["median_image_size_in_voxels"])
+    spacing, shape = _coarse_grid(configuration["spacing"], configuration["median_image_size_in_voxels"], case_voxels)
     configuration |= {
         "data_identifier": f"{NAME}_{CONFIGURATION}",
         "spacing": spacing,
         "median_image_size_in_voxels": shape,
-        "patch_size": [_patch_side(side) for side in shape],
+        "patch_size": [_patch_side(side, patch_limit) for side in shape],
         "batch_size": 2,
     }
     configuration["architecture"]["arch_kwargs"] |= {
@@ -52,19 +56,19 @@ def small_plan(plans: Mapping[str, Any]) -> dict[str, Any]:
     return {**plans, "plans_name": NAME, "configurations": {CONFIGURATION: configuration}}
 
 
-def _coarse_grid(spacing_mm: list[float], shape: list[float]) -> tuple[list[float], list[float]]:
-    """The grid as it is if the median case fits `CASE_VOXELS`, else with its finest axes coarsened to one spacing."""
+def _coarse_grid(spacing_mm: list[float], shape: list[float], case_voxels: int) -> tuple[list[float], list[float]]:
+    """The grid as it is if the median case fits `case_voxels`, else with its finest axes coarsened to one spacing."""
     extent_mm = [spacing * side for spacing, side in zip(spacing_mm, shape, strict=True)]
     floor_mm = min(spacing_mm)
     while True:
         coarse = [max(spacing, floor_mm) for spacing in spacing_mm]
         sides = [length / spacing for length, spacing in zip(extent_mm, coarse, strict=True)]
-        if sides[0] * sides[1] * sides[2] <= CASE_VOXELS:
+        if sides[0] * sides[1] * sides[2] <= case_voxels:
             return [round(spacing, 4) for spacing in coarse], [float(round(side)) for side in sides]
         floor_mm *= 1.02
 
 
-def _patch_side(side: float) -> int:
-    """The multiple of the network's stride next to the case's side, at most `PATCH_LIMIT`."""
+def _patch_side(side: float, limit: int) -> int:
+    """The multiple of the network's stride next to the case's side, at most `limit`."""
     nearest = _STRIDE * int(side / _STRIDE + 0.5)
-    return min(PATCH_LIMIT, max(2 * _STRIDE, nearest))
+    return min(limit, max(2 * _STRIDE, nearest))

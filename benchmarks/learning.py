@@ -1,7 +1,7 @@
 """Does a method learn in minutes? Short runs of trainers on real scans: losses, entropy, frozen probe, correspondence.
 
     python benchmarks/learning.py ../shared/data/Task04_Hippocampus [--rows AliceTrainer] [--steps 300] [--seeds 0 1 2]
-        [--set KEY=VALUE ..]
+        [--set KEY=VALUE ..] [--matches_by CKPT]
 
 A row is a trainer with a short run's changes of its default recipe (`ROWS`). Every run is judged against the same
 network before its first step: Dice of a linear layer on frozen maps, fitted on 5 labelled cases and tested on 35; and,
@@ -10,8 +10,9 @@ error of finding a voxel again, with a 95 % interval of its change over boxes. P
 
 The folder is an nnU-Net one with imagesTr, labelsTr and a splits.json that names `pretrain_unlabelled`,
 `fine_tune_labelled` and `few_shot_5` cases; images of about 1 mm, of one channel. Or it is OpenKBP's, with imagesUn:
-head-neck CT at 3 mm, without a probe. desd_collapse.py, dino_pooling.py and
-vox2vec_probe.py are tables of one method each, by the same measures.
+head-neck CT at 3 mm, without a probe. `--matches_by` has the table of AliceTrainer made by weights of AnatEmbedTrainer
+(matching.py trains some), not by registration. desd_collapse.py, dino_pooling.py and vox2vec_probe.py are tables of one
+method each, by the same measures.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import torch
 from hippocampus import FEATURES, World, probe
 
 from nnssl.blocks.sampling import voxel_vectors
+from nnssl.cli.match import main as match
 from nnssl.encoders.factory import PlanNetworks
 from nnssl.engine.feed import Feed
 from nnssl.engine.health_metrics import correspondence_error_mm, watch_scalars
@@ -241,6 +243,7 @@ def run_rows(
     parser.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows), metavar="ROW")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="recipe keys of all rows")
+    parser.add_argument("--matches_by", type=Path, metavar="CKPT", help="weights of AnatEmbedTrainer")
     arguments = parser.parse_args()
     if not arguments.source.is_dir():
         sys.exit(
@@ -248,9 +251,11 @@ def run_rows(
         )
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     with tempfile.TemporaryDirectory() as folder:
-        asked = [trainer for trainer in trainers if trainer in arguments.rows or len(set(trainers)) == 1]
+        wanted = [trainer for trainer in trainers if trainer in arguments.rows or len(set(trainers)) == 1]
         scans = head_neck if head_neck.is_head_neck(arguments.source) else hippocampus
-        world = scans.prepare(arguments.source, Path(folder), trainers=asked)
+        world = scans.prepare(arguments.source, Path(folder), trainers=wanted)
+        if arguments.matches_by:
+            head_neck.run(match, [str(arguments.matches_by), "--table", "-d", "745"])
         print(
             "| run | seed | loss, first to last | H / ln K, first to last (least to most) | KL | probe, untrained to "
             "trained | mm, untrained to trained (interval of the change) | s |\n|---|---|---|---|---|---|---|---|"
@@ -260,10 +265,8 @@ def run_rows(
                 row = replace(rows[name], asked=assignments(arguments.set))
                 found = run(row, world, steps=arguments.steps, seed=seed)
                 print(line(name, seed, found), flush=True)
-                print(
-                    json.dumps({"row": name, "set": arguments.set, "steps": arguments.steps, "seed": seed} | found),
-                    file=sys.stderr,
-                )
+                asked = {"row": name, "set": arguments.set, "steps": arguments.steps, "seed": seed}
+                print(json.dumps(asked | {"matches_by": str(arguments.matches_by)} | found), file=sys.stderr)
 
 
 def line(name: str, seed: int, found: Mapping[str, float]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,9 +33,16 @@ class Matched:
 
 
 class Matcher(ABC):
-    """Finds the same anatomy in two cases."""
+    """Finds the same anatomy in two cases.
+
+    Attributes:
+        name: as on the command line.
+        unsure_share: of the rows of a table, the least sure that are left out; 0 where scores do not tell good matches
+            from bad ones.
+    """
 
     name: ClassVar[str]
+    unsure_share: ClassVar[float] = 0.0
 
     def __init__(self) -> None:
         self._cases: dict[str, MatchCase] = {}
@@ -58,11 +64,6 @@ class Matcher(ABC):
             UsageError: a case that was not prepared.
             DataError: a scan that cannot be used.
         """
-
-    @property
-    def least_score(self) -> float:
-        """Below it a match is no good; minus infinity where the matcher has no such bound."""
-        return -math.inf
 
     @abstractmethod
     def fingerprint(self) -> str:

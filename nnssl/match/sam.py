@@ -30,8 +30,6 @@ from nnssl.planning.preprocess import onto_grid
 _VERSION = "1"
 KEPT_BYTES = 4 << 30  # of embeddings in memory: a scan of 200 x 200 x 200 voxels of 2 mm takes half a gigabyte
 CHUNK = 65_536  # cells compared at a time
-CALIBRATION_SHARE = 0.3  # of true matches are less sure than the least score of a table
-CALIBRATION_NOISE, CALIBRATION_POINTS = 0.1, 256  # of a standard deviation; cells a scan
 USUAL = "SPL"  # feet to head, front to back, right to left: where nothing is recorded
 
 
@@ -78,6 +76,7 @@ class SamMatcher(Matcher):
     """
 
     name = "sam"
+    unsure_share = 0.3  # scores of two trainings differ, so no number will do for all
 
     def __init__(self, weights: str | Path, *, device: str = "cpu") -> None:
         """Load the network.
@@ -103,20 +102,6 @@ class SamMatcher(Matcher):
         """Of the weights file and of this module."""
         return self._digest
 
-    @property
-    def least_score(self) -> float:
-        """What 30 % of true matches do not reach: a scan against itself with noise. Scores of two trainings differ."""
-        return self._calibrated
-
-    @cached_property
-    def _calibrated(self) -> float:
-        scores = []
-        for case in list(self._cases.values())[:3]:
-            clean, noisy = self._embedded(case.case_id), self._embed(case, noise=CALIBRATION_NOISE)
-            chosen = clean.candidates[:: max(1, len(clean.candidates) // CALIBRATION_POINTS)]
-            scores.append((clean.vectors[chosen].float() * noisy.vectors[chosen].float()).sum(1))
-        return float(torch.cat(scores).quantile(CALIBRATION_SHARE)) if scores else -1.0
-
     @cached_property
     def _digest(self) -> str:
         content = self._network.weights.path.read_bytes()
@@ -130,16 +115,13 @@ class SamMatcher(Matcher):
         self._kept.move_to_end(case_id)
         return self._kept[case_id]
 
-    def _embed(self, case: MatchCase, *, noise: float = 0.0) -> Embedded:
-        """All cells of a scan; with noise of `noise` standard deviations, always the same."""
+    def _embed(self, case: MatchCase) -> Embedded:
+        """All cells of a scan."""
         network, transpose = self._network, self._plan.transpose
         stored = network.orientation or USUAL
         as_read = "".join(stored[transpose.index(axis)] for axis in range(3))
         grid = onto_grid(reoriented(case.read(), as_read), self._plan, keep_raw=network.raw)
         image = torch.from_numpy(grid.raw if network.raw and grid.raw is not None else grid.data)
-        if noise:
-            generator = torch.Generator().manual_seed(0)
-            image = image + noise * image.std() * torch.randn(image.shape, generator=generator)
         pyramid: Any = network  # a pyramid like those of nnssl.load_encoder
         maps = embed(pyramid, image, keep=range(network.embeddings), device=self._device).maps
         vectors = side_by_side([maps[level] for level in range(network.embeddings)], network.strides)

@@ -48,6 +48,9 @@ def test_rows_say_where_they_are_from_and_how_good_they_are(cases: Cases) -> Non
 
 
 def test_rows_that_do_not_come_back_or_are_unsure_are_left_out(cases: Cases) -> None:
+    high = TableSettings(partners=2, points=8, most_cycle_mm=13, least_score=2)
+    with pytest.raises(DataError, match=r"up to 13 mm, score of at least 2\)"):
+        make_table(OneWay(), list(cases.values()), high, say=lambda sentence: None)
     with pytest.raises(DataError, match=r"None of 96 matches by one_way .* up to 10 mm"):
         make_table(OneWay(), list(cases.values()), SMALL, say=lambda sentence: None)
     settings = TableSettings(partners=2, points=8, most_cycle_mm=13, least_score=0.5)
@@ -71,10 +74,33 @@ def test_a_single_case_matches_only_itself(cases: Cases) -> None:
     assert {(row.case_a, row.case_b, row.cycle_mm) for row in rows} == {("a", "a", 0.0)}
 
 
-def test_embeddings_know_below_what_score_a_match_is_no_good(weights: Path, cases: Cases) -> None:
+class Surer(OneWay):
+    """Comes back; the farther to the left, the surer."""
+
+    name = "surer"
+    unsure_share = 0.3
+
+    def match(self, case_a: str, points_mm: Points, case_b: str) -> Matched:
+        return Matched(points_mm, -points_mm[:, 0], np.ones(len(points_mm), bool))
+
+
+def test_the_least_sure_rows_are_left_out_where_scores_tell(cases: Cases) -> None:
+    rows = make_table(Surer(), list(cases.values()), SMALL, say=lambda sentence: None)
+    assert len(rows) == pytest.approx(0.7 * 96, abs=1)
+    sure = TableSettings(partners=2, points=8, least_score=-1e9)
+    everything = make_table(Surer(), list(cases.values()), sure, say=lambda sentence: None)
+    assert len(everything) == 96
+    left_out = [row for row in everything if row not in rows]
+    assert max(row.score for row in left_out) <= min(row.score for row in rows)
+
+
+def test_two_patients_that_are_less_alike_than_a_scan_and_itself_have_rows(weights: Path, cases: Cases) -> None:
     matcher = SamMatcher(weights)
-    matcher.prepare([cases["a"]])
-    assert 0.2 < matcher.least_score < 0.9999
+    loose = TableSettings(points=8, most_cycle_mm=1e6)
+    rows = make_table(matcher, [cases["a"], cases["b"]], loose, say=lambda sentence: None)
+    assert SamMatcher.unsure_share == 0.3
+    assert 10 <= len(rows) <= 13  # of 16
+    assert max(row.score for row in rows) < 0.99
 
 
 def test_preprocessing_makes_the_table_and_keeps_one_of_another_matcher(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from nnssl_cads.method import CADS, CADSConfig
 from nnssl_cads.sampling import balanced, blocks_of, kept_patches, pack, patch_of
 from nnssl_cads.trainer import CADSTrainer
 from nnssl_cads.views import view_spec
-from torch import nn
+from torch import Tensor, nn
 
 from nnssl.blocks.deferred import commit_all
 from nnssl.blocks.flat import depth_one
@@ -27,17 +28,14 @@ from nnssl.nnunet import build_network
 from nnssl.planning.wish import wished
 from nnssl.testing import check_method
 from nnssl.testing_world import commit, local_step, noise_batch, small_networks
+from nnssl.views.intensity.apply import apply_fixed
+from nnssl.views.intensity.jitter import HounsfieldUnits
+from tests.plugins.matrix import PLANS, name_of
 from tests.plugins.naive import naive_softmax
 from tests.tiny import tiny_plans
 
 SMALL = {"prototypes": 24, "hidden": 16, "bottleneck": 8}
 WORLD: dict[str, Any] = {"patch_size": (16, 32, 32), "case_shape": (40, 64, 64)}
-PLANS = [
-    {"residual": residual, "anisotropic": anisotropic, "channels": channels, "modality": modality}
-    for residual, anisotropic, channels, modality in itertools.product(
-        (False, True), (False, True), (1, 2), ("ct", "t1")
-    )
-]
 
 
 def build(*, dtype: torch.dtype = torch.float32, plan: Any = None, **config: Any) -> tuple[CADS, Batch]:
@@ -53,7 +51,7 @@ def test_cads_keeps_the_contract(config: dict[str, Any]) -> None:
     check_method(CADS, CADSConfig(**(SMALL | config)), networks=lambda: small_networks(**WORLD))
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: "-".join(str(value) for value in plan.values()))
+@pytest.mark.parametrize("plan", PLANS, ids=name_of)
 def test_it_runs_on_every_kind_of_plan_and_nnunet_takes_the_encoder(plan: dict[str, Any]) -> None:
     method, batch = build(plan=plan)
     losses = method(batch, local_step())
@@ -103,6 +101,24 @@ def test_alignment_is_exactly_half_of_the_loss() -> None:
     torch.testing.assert_close(losses.total, (losses.parts["alignment"] + crops) / 2)
 
 
+def test_a_projection_is_resized_to_the_crops_plane_and_neither_turned_nor_mirrored() -> None:
+    # bilinear between pixel centres: pixel i of n lies at (i + 1/2) m / n - 1/2 of m; a ramp comes back as its places
+    method, batch = build()
+    rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(50.0), indexing="ij")
+    ramp = (rows * 100 + columns)[None]
+    source = batch.sources["case"]
+    sidecars = {"projection": [{"image": ramp}] * 4}
+    found = method._projections(replace(batch, sources={"case": replace(source, sidecars=sidecars)}))
+    height, width = batch.views["global"].image.shape[-2:]
+    assert found.shape == (4, 1, 1, height, width)
+
+    def places(count: int, size: int) -> Tensor:
+        return ((torch.arange(size) + 0.5) * count / size - 0.5).clamp(0, count - 1)
+
+    wanted = places(40, height)[:, None] * 100 + places(50, width)
+    torch.testing.assert_close(found[2, 0, 0], wanted, rtol=1e-4, atol=1e-3)
+
+
 def test_a_projection_stays_with_its_sample() -> None:
     method, batch = build(head_norm="none")
     world = small_networks(**WORLD)
@@ -113,6 +129,45 @@ def test_a_projection_stays_with_its_sample() -> None:
     assert not torch.equal(whole[2], whole[3])
     rows = method._student(*method._crops(batch, local_step()), whole)[-1][8:]
     torch.testing.assert_close(method._student(*method._crops(part, local_step()), whole[2:])[-1][4:], rows[2:])
+
+
+def test_health_hears_what_the_deepest_stage_says_of_the_other_crop() -> None:
+    method, batch = build(dtype=torch.float64)
+    step = local_step(dtype=torch.float64)
+    image, valid = method._crops(batch, step)
+    watch = method(batch, step).watch
+    torch.testing.assert_close(watch["teacher_probs"], torch.softmax(method.teacher(image, valid) / 0.04, -1))
+    said = torch.log_softmax(method._student(image, valid, method._projections(batch))[-1] / 0.1, -1)
+    torch.testing.assert_close(watch["student_log_probs"], torch.cat((said[4:8], said[:4])))
+
+
+def test_the_losses_start_where_the_closed_form_says() -> None:
+    # CE0 = ln K + 1/(2 b tau_s^2) - rho/(b tau_s tau_t), H0 = ln K - 1/(2 b tau_t^2): dino3d.md 3.2. Shallow heads have
+    # prototypes of their own, so their rho is 0; the deepest head's are the teacher's, and its rho is measured.
+    b, K = 256, 16_384
+    method, batch = build(prototypes=K, bottleneck=b, hidden=64, head_norm="none")
+    losses = method(batch, local_step())
+    image, valid = method._crops(batch, local_step())
+    plane = method._flat(method._projections(batch))[-1]
+    pooled = torch.cat((pool(method.student.encoder(image)[-1], valid=valid), pool(plane)))
+    first, second, projection = F.normalize(method.student.head.mlp(pooled), dim=-1).chunk(3)
+    pairs = ((first, second), (first, projection), (second, first), (second, projection))
+    rho = torch.stack([(one * other).sum(-1).mean() for one, other in pairs]).mean().item()
+    unlike = math.log(K) + 1 / (2 * b * 0.01)
+    found = [losses.parts[f"stage_{k}"].item() for k in (1, 2, 3, 4)]
+    assert found == pytest.approx([unlike, unlike, unlike, unlike - rho / (b * 0.1 * 0.04)], abs=0.05)
+    assert rho > 0.5
+    p = losses.watch["teacher_probs"]
+    assert torch.special.entr(p).sum(-1).mean().item() == pytest.approx(math.log(K) - 1 / (2 * b * 0.04**2), abs=0.05)
+
+
+def test_what_lies_outside_the_case_is_not_pooled() -> None:
+    method, batch = build()
+    image, valid = method._crops(batch, local_step())
+    part = valid.clone()
+    part[:, :, : valid.shape[2] // 2] = False
+    whole, counted = (method._student(image, v, method._projections(batch)) for v in (valid, part))
+    assert all(not torch.allclose(a, b) for a, b in zip(whole, counted, strict=True))
 
 
 def test_teacher_says_the_same_twice() -> None:
@@ -132,14 +187,57 @@ def test_teacher_sees_the_sampled_crops_alone() -> None:
     assert not any("flat_stem" in name for name, _ in method.teacher.named_parameters())
 
 
-def test_centre_moves_after_the_loss_and_prototypes_stay_for_an_epoch() -> None:
+def test_centre_moves_after_the_loss_by_a_tenth_of_the_mean_logits() -> None:
     method, batch = build()
-    method(batch, local_step()).total.backward()
+    target = method.teacher(*method._crops(batch, local_step()))
+    method(batch, local_step())
     assert not method.center.value.any()
-    method.edit_gradients(local_step())
-    assert all(head.last_layer.weight.grad is None for head in (*method.shallow_heads, method.student.head))
     commit_all(method, commit())
-    assert method.center.value.any()
+    torch.testing.assert_close(method.center.value, 0.1 * target.mean(0))
+
+
+def test_prototypes_of_all_heads_stay_in_the_first_epochs() -> None:
+    method, batch = build(frozen_epochs=3)
+    for index, frozen in ((0, True), (29, True), (30, False)):  # 10 steps an epoch
+        method.zero_grad()
+        method(batch, local_step(index=index)).total.backward()
+        method.edit_gradients(local_step(index=index))
+        heads = (*method.shallow_heads, method.student.head)
+        assert [head.last_layer.weight.grad is None for head in heads] == [frozen] * 4
+        assert all(p.grad is not None for p in method.student.encoder.parameters())
+
+
+def test_teacher_follows_on_the_published_cosine() -> None:
+    momentum = build(teacher_memory=0.0)[0].teacher.momentum
+    assert momentum(0, 1000) == pytest.approx(0.996)
+    assert momentum(500, 1000) == pytest.approx(0.998)
+    assert build(teacher_memory=0.1)[0].teacher.momentum(0, 100) == pytest.approx(0.9)
+
+
+def test_features_and_export_are_the_teachers() -> None:
+    method, _ = build()
+    with torch.no_grad():
+        for parameter in method.teacher.parameters():
+            parameter.mul_(1.1)
+    image = torch.randn(2, 1, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = method.features(image)
+    maps = method.teacher.network.encoder(image)
+    assert all(torch.equal(a, b) for a, b in zip(features.pyramid, maps, strict=True))
+    torch.testing.assert_close(features.vector, pool(maps[-1]))
+    exported = method.export_network()
+    assert exported.encoder is method.teacher.network.encoder
+    assert exported.variants["student"][0] is method.student.encoder
+    assert exported.variants["teacher"][0] is method.teacher.network.encoder
+
+
+def test_published_features_are_of_hounsfield_units_as_the_views_are() -> None:
+    world = small_networks(patch_size=(16, 96, 96), case_shape=(40, 200, 200))
+    method = CADS(CADSConfig(**(SMALL | {"published_views": True})), world)
+    values = torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0)) * 900
+    scaled = apply_fixed(HounsfieldUnits(), values)
+    torch.testing.assert_close(
+        method.features(values).vector, pool(method.teacher.network.encoder(scaled)[-1], method.config.pooling)
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- sampling
@@ -183,6 +281,10 @@ def test_the_two_views_and_the_samples_draw_their_own_patches() -> None:
     steps = [local_step(), local_step()]
     first, again = (method._crops(batch, step)[0] for step in steps)
     assert torch.equal(first, again)
+    view = batch.views["global"]
+    twins = replace(batch, views={"global": replace(view, image=view.image[:, :1].expand_as(view.image))})
+    one, two = method._crops(twins, local_step())[0].chunk(2)
+    assert all(not torch.equal(a, b) for a, b in zip(one, two, strict=True))
     world = small_networks(**WORLD)
     spec = CADS.views(method.config, world.plan, world.data)
     part = noise_batch(spec, world, needs=CADS.needs(method.config), keys=(2, 3))
@@ -253,9 +355,15 @@ def test_paper_recipe_has_the_published_numbers() -> None:
     schedule = Schedule(recipe)
     decay = [schedule.weight_decay(step) for step in (0, recipe.total_steps // 2, recipe.total_steps)]
     assert decay == pytest.approx([0.04, 0.22, 0.4])
-    method, _ = build(teacher_temperature=(0.04, 0.07))
+    config = recipe.method
+    assert (config.teacher_temperature, config.teacher_warmup_epochs) == ((0.04, 0.07), 50)
+    method, _ = build(teacher_temperature=(0.04, 0.07), teacher_warmup_epochs=50)
     assert [round(method.teacher_temperature(e), 6) for e in (0, 49, 50, 149)] == [0.04, 0.07, 0.07, 0.07]
-    assert (recipe.method.frozen_epochs, recipe.method.repack) == (3, "raster")
+    assert method.teacher_temperature(24) == pytest.approx(0.04 + 0.03 * 24 / 49)
+    assert (config.frozen_epochs, config.repack, config.sampling) == (3, "raster", "uniform25")
+    assert (config.prototypes, config.hidden, config.bottleneck) == (60_000, 2048, 256)
+    assert (config.pooling, config.head_norm, config.distill_stages) == ("mean", "none", 4)
+    assert (config.teacher_momentum, config.teacher_memory, config.center_momentum) == (0.996, 0.0, 0.9)
 
 
 @pytest.mark.parametrize("residual", [False, True], ids=["plain", "resenc"])

@@ -108,6 +108,20 @@ def test_other_modalities_are_mean_and_maximum() -> None:
     assert not projected(np.full((4, 2, 2), 7.0, np.float32), "t1", 1.0).any()
 
 
+def test_the_brightest_and_darkest_two_hundredth_of_mr_voxels_count_for_no_more() -> None:
+    rng = np.random.default_rng(0)
+    volume = rng.uniform(100, 200, (20, 10, 10)).astype(np.float32)
+    volume[0, 0, :5] = 1e6  # 5 of 2000 voxels
+    low, high = np.percentile(volume, (0.5, 99.5))
+    density = np.clip((volume - low) / (high - low), 0, 1)
+    body = density > 0.05
+    found = projected(volume, "t1", 1.0)
+    for row, column in itertools.product(range(10), range(10)):
+        ray, inside = density[:, row, column], body[:, row, column]
+        assert found[row, column] == pytest.approx(ray[inside].mean(), rel=1e-5)
+    assert found[0, :5].max() < 0.7
+
+
 def test_values_lie_between_minus_one_and_one_and_a_constant_case_gives_zeros() -> None:
     two = np.concatenate([patient()[None], np.full((1, 12, 10, 14), 3.0, np.float32)])
     to_world = np.eye(4)
@@ -118,6 +132,17 @@ def test_values_lie_between_minus_one_and_one_and_a_constant_case_gives_zeros() 
     assert (image[0].min(), image[0].max()) == (-1.0, 1.0)
     assert not image[1].any()
     assert image.dtype == np.float32
+
+
+@pytest.mark.parametrize("modality", [("ct",), ("t1", "t2"), ("ct", "pet")])
+def test_every_channel_is_projected_along_the_same_axis_by_its_own_rule(modality: tuple[str, ...]) -> None:
+    one = seen_in((1, 2, 0), (2,), (2.0, 1.0, 1.5))
+    volumes = [one.original[0] * (1 + channel) for channel in range(len(modality))]
+    together = Projection.compute(case(np.stack(volumes), one.original_to_world, modality))["image"]
+    assert np.isfinite(together).all()
+    for channel, volume in enumerate(volumes):
+        alone = Projection.compute(case(volume[None], one.original_to_world, modality[channel : channel + 1]))
+        np.testing.assert_array_equal(together[channel], alone["image"][0])
 
 
 def test_pixels_become_square_and_large_pictures_smaller() -> None:

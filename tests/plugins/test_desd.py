@@ -19,11 +19,13 @@ from nnssl.blocks.pooling import pool
 from nnssl.engine.optim import Schedule
 from nnssl.errors import PlanError, RecipeError
 from nnssl.method import Batch, View
+from nnssl.nnunet import build_network
 from nnssl.testing import check_method
 from nnssl.testing_world import commit, local_step, noise_batch, small_networks
 from nnssl.views.intensity.apply import apply_fixed
 from nnssl.views.intensity.jitter import HounsfieldUnits
 from nnssl.views.spec import Geometry
+from tests.plugins.matrix import PLANS, name_of
 
 SMALL = {"prototypes": 24, "hidden": 16, "bottleneck": 8}
 
@@ -50,6 +52,23 @@ def flat(view: View) -> tuple[torch.Tensor, torch.Tensor]:
 )
 def test_desd_keeps_the_contract(config: dict[str, Any]) -> None:
     check_method(DeSD, DeSDConfig(**(SMALL | config)))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=name_of)
+def test_it_runs_on_every_kind_of_plan_and_nnunet_takes_the_encoder(plan: dict[str, Any]) -> None:
+    networks = small_networks(**plan)
+    config = DeSDConfig(**(SMALL | {"local_views": 1}))
+    method = DeSD(config, networks)
+    losses = method(noise_batch(DeSD.views(config, networks.plan, networks.data), networks), local_step())
+    losses.total.backward()
+    assert losses.total.isfinite()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in method.student.parameters())
+    commit_all(method, commit())
+    exported = method.export_network()
+    assert exported.encoder is method.teacher.network.encoder
+    assert exported.variants["student"][0] is method.student.encoder
+    theirs = build_network(networks.architecture, channels=networks.plan.channels, classes=3)
+    theirs.get_submodule("encoder").load_state_dict(exported.encoder.state_dict(), strict=True)
 
 
 @pytest.mark.parametrize("local_views", [0, 2])

@@ -28,16 +28,11 @@ from nnssl.method import Batch
 from nnssl.nnunet import build_network
 from nnssl.testing import check_method
 from nnssl.testing_world import commit, local_step, noise_batch, small_networks
+from tests.plugins.matrix import PLANS, name_of
 from tests.plugins.naive import naive_softmax
 
 SMALL = {"prototypes": 24, "hidden": 16, "bottleneck": 8, "local_views": 2}
 EVERYTHING = {"dense": 1.0, "koleo": 0.1, "targets": "sinkhorn", "dense_fill": "noise"}
-PLANS = [
-    {"residual": residual, "anisotropic": anisotropic, "channels": channels, "modality": modality}
-    for residual, anisotropic, channels, modality in itertools.product(
-        (False, True), (False, True), (1, 2), ("ct", "t1")
-    )
-]
 
 
 def build(*, dtype: torch.dtype = torch.float32, invalid_slices: int = 0, **config: Any) -> tuple[DINO3D, Batch]:
@@ -62,7 +57,7 @@ def test_dino3d_keeps_the_contract(config: dict[str, Any]) -> None:
     check_method(DINO3D, DINO3DConfig(**(SMALL | config)))
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: "-".join(str(value) for value in plan.values()))
+@pytest.mark.parametrize("plan", PLANS, ids=name_of)
 def test_it_runs_on_every_kind_of_plan_and_nnunet_takes_the_encoder(plan: dict[str, Any]) -> None:
     networks = small_networks(**plan)
     config = DINO3DConfig(**(SMALL | {"dense": 0.5, "koleo": 0.1}))

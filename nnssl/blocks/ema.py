@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from nnssl.blocks.deferred import Commit, Deferred
 
@@ -43,6 +44,8 @@ class EMATeacher(Deferred):
     tensor once: nnU-Net registers its tensors under several names, and a loop over a state dict would move them twice
     (a step of 1 - m^2) or four times.
 
+    Dropout, which a plan may have, is off in the copy: its answers are targets, and a target must not be noise.
+
     Buffers are not averaged: they start as the student's and then belong to the teacher. Batch norm in our heads keeps
     none, and instance norm has none.
 
@@ -57,6 +60,9 @@ class EMATeacher(Deferred):
         super().__init__()
         self.network = copy.deepcopy(student)
         self.network.requires_grad_(False)
+        for module in self.network.modules():
+            if isinstance(module, _DropoutNd):
+                module.p = 0.0
         self.momentum = momentum
         self._student = (student,)  # a tuple, which nn.Module does not register
 

@@ -72,6 +72,14 @@ def test_copy_of_a_method_follows_its_own_student() -> None:
     torch.testing.assert_close(twin.teacher.network.weight, 0.5 * holder.teacher.network.weight + 3.5)
 
 
+def test_dropout_of_a_plan_is_off_in_the_teacher_and_on_in_the_student() -> None:
+    student = nn.Sequential(nn.Conv3d(1, 4, 1), nn.Dropout3d(0.5), nn.Dropout(0.5))
+    teacher = EMATeacher(student, momentum=CosineMomentum(0.5)).train()
+    image = torch.ones(2, 1, 4, 4, 4)
+    assert torch.equal(teacher(image), teacher(image))
+    assert not torch.equal(student(image), student(image))
+
+
 @pytest.mark.parametrize("on_teacher", [True, False])
 def test_teacher_and_student_agree_again_on_either_ones_values(on_teacher: bool) -> None:
     student = nn.Linear(3, 2)

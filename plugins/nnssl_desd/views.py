@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnssl.errors import PlanError
 from nnssl.method import DataInfo, PlanInfo
 from nnssl.views.intensity.jitter import LOCAL
 from nnssl.views.parent_crop import (
@@ -16,7 +17,7 @@ from nnssl.views.parent_crop import (
     zoomed_in_plane,
 )
 from nnssl.views.published import PublishedViews, plan_of_paper
-from nnssl.views.spec import ViewGroup, ViewSpec
+from nnssl.views.spec import Size, ViewGroup, ViewSpec
 
 if TYPE_CHECKING:
     from nnssl_desd.method import DeSDConfig
@@ -28,6 +29,7 @@ PUBLISHED = PublishedViews(
     other_plan=plan_of_paper("DeSDTrainer", "DeSDPaper"),
 )
 LOCAL_ZOOM = (1.5, 2.0)  # of half the side: a view of low resolution rather than a small one
+LEAST_CELLS = 4  # bottleneck cells of a local view
 
 
 def view_spec(config: DeSDConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec:
@@ -45,8 +47,25 @@ def view_spec(config: DeSDConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec:
     local = ViewGroup(
         name="local",
         count=config.local_views,
-        size=plan.fit_view(limit=size, wanted=(size[0], size[1] // 2, size[2] // 2), min_cells=4),
+        size=_half_in_plane(size, plan),
         geometry=zoomed_in_plane(config, LOCAL_ZOOM),
         intensity=jittered(config, LOCAL),
     )
     return replace(pair, groups=(*pair.groups, local))
+
+
+def _half_in_plane(size: Size, plan: PlanInfo) -> Size:
+    """Half of a global view a side in plane, in whole bottleneck cells.
+
+    Raises:
+        PlanError: fewer than `LEAST_CELLS` are left.
+    """
+    d, h, w = plan.total_stride
+    cells = (size[0] // d, size[1] // (2 * h), size[2] // (2 * w))
+    if cells[0] * cells[1] * cells[2] < LEAST_CELLS:
+        raise PlanError(
+            f"DeSD's local views are half as large in plane as its views of {size} voxels; the encoder's deepest stage "
+            f"(total stride {plan.total_stride}) would have {cells[0] * cells[1] * cells[2]} cells of them, and needs "
+            f"{LEAST_CELLS}. Use --set method.local_views=0, a larger patch_size, or larger scans."
+        )
+    return cells[0] * d, cells[1] * h, cells[2] * w

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from nnssl.method import Batch, View
 from nnssl.nnunet import build_network
 from nnssl.testing import check_method
 from nnssl.testing_world import commit, local_step, noise_batch, small_networks
+from nnssl.views.intensity import BrightnessAdd, BrightnessMultiply, Contrast, Gamma, GaussianBlur, GaussianNoise
 from nnssl.views.intensity.apply import apply_fixed
 from nnssl.views.intensity.jitter import HounsfieldUnits
 from nnssl.views.spec import Geometry
@@ -304,6 +306,33 @@ def test_default_views_fit_small_cases() -> None:
     with pytest.raises(PlanError, match="at least 8 cells"):
         tiny = small_networks(case_shape=(12, 12, 12))
         DeSD.views(DeSDConfig(), tiny.plan, tiny.data)
+
+
+def test_local_views_are_half_as_large_in_plane_at_low_resolution() -> None:
+    world = small_networks(patch_size=(16, 48, 32), case_shape=(60, 120, 100))
+    _, local = DeSD.views(DeSDConfig(local_views=3), world.plan, world.data).groups
+    assert (local.size, local.count) == ((16, 24, 16), 3)
+    assert local.geometry == Geometry(
+        scale=(1.5, 2.0), through_plane_scale=(1.0, 1.0), per_axis=True, flip=(0.5, 0.5, 0.5)
+    )
+    chances = [(op.probability, op.channel_probability) for op in local.intensity.ops]
+    assert chances == [(1.0, 1.0), (0.5, 0.8), (1.0, 1.0), (0.8, 0.8), (1.0, 1.0), (0.8, 1.0)]
+    with pytest.raises(PlanError, match=r"have 2 cells of them, and needs 4. Use --set method\.local_views=0"):
+        small = small_networks(patch_size=(16, 16, 16), case_shape=(60, 60, 60))
+        DeSD.views(DeSDConfig(local_views=1), small.plan, small.data)
+
+
+def test_published_intensities_have_the_published_ranges() -> None:
+    spec = DeSD.views(DeSDConfig(), (world := small_networks()).plan, world.data)
+    for intensity in spec.groups[0].intensity:
+        noise, blur, multiply, add, contrast, gamma = intensity.ops
+        assert (noise, replace(blur, probability=1.0, channel_probability=1.0)) == (
+            GaussianNoise((0.0, 0.1)), GaussianBlur((0.1, 2.0)),
+        )  # fmt: skip
+        assert replace(multiply, probability=1.0) == BrightnessMultiply((0.75, 1.25))
+        assert replace(add, probability=1.0, channel_probability=1.0) == BrightnessAdd(0.4)
+        assert contrast == Contrast((0.75, 1.25))
+        assert replace(gamma, probability=1.0) == Gamma((0.7, 1.5))
 
 
 def test_wrong_numbers_are_refused() -> None:

@@ -73,6 +73,50 @@ def test_all_48_ways_to_store_a_patient_give_one_picture() -> None:
                 assert float(found["pixel_mm"]) == 1.0
 
 
+STORED = {
+    "LPS": ((2, 1, 0), (False, False, False), ((-1, 0, 0), (0, -1, 0), (0, 0, 1))),
+    "RAS": ((2, 1, 0), (True, True, False), ((1, 0, 0), (0, 1, 0), (0, 0, 1))),
+    # as DeepLesion's scans: rows first, then columns, slices from head to feet
+    "row_first": ((1, 2, 0), (False, False, True), ((0, -1, 0), (-1, 0, 0), (0, 0, -1))),
+}
+"""How a file holds the patient (S, P, L): its axes, which are reversed, and the affine to RAS, as columns in mm."""
+
+
+def test_files_in_any_orientation_get_one_sidecar_from_preprocessing(tmp_path: Path) -> None:
+    import json
+
+    import nibabel
+
+    from nnssl.planning.cases import read_raw_dataset
+    from nnssl.planning.folder import preprocess_folder
+    from nnssl.planning.grid import case_plan
+    from nnssl.planning.requirements import of_trainers
+    from tests.tiny import tiny_plans, workspace_folders
+
+    where = workspace_folders(tmp_path)
+    images = where.raw / "Dataset745_Tiny" / "imagesTr"
+    images.mkdir(parents=True)
+    for name, (order, reverse, columns) in STORED.items():
+        voxels = patient().transpose(order)
+        voxels = np.flip(voxels, [axis for axis in range(3) if reverse[axis]]).astype(np.int16)
+        affine = np.eye(4)
+        affine[:3, :3] = np.array(columns, dtype=float).T
+        affine[:3, 3] = 7.0
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), images / f"{name}_0000.nii.gz")
+    about = {"channel_names": {"0": "CT"}, "labels": {"background": 0}, "numTraining": 3, "file_ending": ".nii.gz"}
+    (images.parent / "dataset.json").write_text(json.dumps(about))
+    dataset = read_raw_dataset("Dataset745_Tiny", where)
+    folder = tmp_path / "made"
+    plan = case_plan(tiny_plans(dataset.name), "3d_fullres")
+    made = preprocess_folder(dataset, plan, folder, of_trainers(["CADSTrainer"]), workers=1)
+    assert set(made.made) == set(STORED)
+    wanted = scaled((np.maximum(patient(), -1024) + 1024).sum(1)[::-1])
+    for name in STORED:
+        with np.load(folder / f"{name}.projection.npz") as arrays:
+            np.testing.assert_allclose(arrays["image"][0], wanted, atol=1e-6)
+        assert (folder / f"{name}.projection.png").is_file()
+
+
 def test_it_is_made_of_the_whole_scan_and_not_of_what_was_cut_from_it() -> None:
     whole = seen_in((0, 1, 2), (), (1.0, 1.0, 1.0))
     cut = replace(whole, image=whole.original[:, 2:8, 2:6, 2:6] * 0.1, to_world=np.eye(4))

@@ -106,6 +106,12 @@ class DINO3DConfig:
                 f"method.scale_range must lie in [0, 1) and method.rotation_deg in [0, 180], in degrees; they are "
                 f"{self.scale_range} and {self.rotation_deg}."
             )
+        chances = (self.augmentation_probability, self.dense_views, *self.flip)
+        if not all(0 <= chance <= 1 for chance in chances):
+            raise RecipeError(
+                "method.augmentation_probability, method.dense_views and method.flip are chances in [0, 1]; they are "
+                f"{self.augmentation_probability}, {self.dense_views} and {self.flip}."
+            )
         if min(self.koleo, self.dense) < 0 or not 0 < self.dense_ratio[0] <= self.dense_ratio[1] < 1:
             raise RecipeError(
                 f"method.koleo and method.dense must not be negative and method.dense_ratio lie in (0, 1), low <= "

@@ -21,6 +21,7 @@ from nnssl.blocks.heads import DINOHead, Prototypes
 from nnssl.blocks.losses import entropy, student_log_probabilities, teacher_probabilities
 from nnssl.blocks.multicrop import flat_views
 from nnssl.blocks.pooling import pool
+from nnssl.blocks.sinkhorn import sinkhorn
 from nnssl.engine.optim import Schedule
 from nnssl.engine.recipe import PerTensor
 from nnssl.errors import RecipeError
@@ -147,6 +148,14 @@ def test_sinkhorn_replaces_the_centre_and_none_leaves_it_alone() -> None:
     assert not method.center.value.any()
 
 
+def test_sinkhorn_takes_as_many_rounds_as_it_is_told() -> None:
+    method, batch = build(targets="sinkhorn", sinkhorn_iterations=7, dtype=torch.float64)
+    target, _ = method.teacher(*flat(batch))
+    p = method(batch, local_step(dtype=torch.float64)).watch["teacher_probs"]
+    torch.testing.assert_close(p, sinkhorn(target, temperature=0.04, iterations=7))
+    assert not torch.allclose(p, sinkhorn(target, temperature=0.04, iterations=3))
+
+
 def test_centre_moves_after_the_loss_by_a_tenth_of_the_mean_logits() -> None:
     method, batch = build()
     target, _ = method.teacher(*flat(batch))
@@ -190,12 +199,40 @@ def test_one_pass_of_the_encoder_for_each_size_and_one_of_the_head() -> None:
     assert calls == ["encoder", "encoder", "head"]
 
 
+def test_the_students_answer_is_watched_with_the_other_views_target() -> None:
+    method, batch = build(head_norm="none", local_views=0)
+    watch = method(batch, local_step()).watch
+    logits, _ = method.student(*flat(batch))
+    log_q = torch.log_softmax(logits / 0.1, -1)
+    torch.testing.assert_close(watch["student_log_probs"], torch.cat((log_q[4:], log_q[:4])))
+
+
+def test_outside_the_case_counts_in_no_view() -> None:
+    method, _ = build(head_norm="none")
+    networks = small_networks()
+    spec = DINO3D.views(method.config, networks.plan, networks.data)
+    batch, part = noise_batch(spec, networks), noise_batch(spec, networks, invalid_slices=8)
+    for name in ("global", "local"):
+        views = {**batch.views, name: replace(batch.views[name], valid=part.views[name].valid)}
+        changed = method(replace(batch, views=views), local_step()).total
+        assert not torch.isclose(changed, method(batch, local_step()).total, rtol=1e-6)
+
+
+def test_export_is_the_teachers_encoder_and_the_students_a_choice() -> None:
+    method, _ = build()
+    exported = method.export_network()
+    assert exported.encoder is method.teacher.network.encoder
+    assert exported.variants["student"][0] is method.student.encoder
+    assert exported.variants["teacher"][0] is method.teacher.network.encoder
+
+
 def test_teacher_follows_on_the_published_cosine() -> None:
     method, _ = build(teacher_memory=0.0)
     momentum = method.teacher.momentum
     assert momentum(0, 100) == pytest.approx(0.996)
     # k/n: 1 - m of the last step is (1 - m_0) pi^2 / 4T^2
     assert 1 - momentum(999, 1000) == pytest.approx(0.004 * math.pi**2 / 4e6, rel=1e-4)
+    assert build(teacher_memory=0.1)[0].teacher.momentum(0, 100) == pytest.approx(0.9)
 
 
 @pytest.mark.parametrize("dense", [0.0, 1.0])
@@ -241,8 +278,32 @@ def test_hidden_voxels_never_reach_the_student(fill: str) -> None:
     assert not torch.equal(seen[0], flat(batch)[0])
 
 
-def test_only_hidden_cells_of_the_chosen_views_count() -> None:
-    method, batch = build(dense=1.0, dense_views=0.5)
+def test_hidden_blocks_hold_the_mean_of_what_is_seen_or_noise_of_its_spread() -> None:
+    for fill in ("mean", "noise"):
+        method, batch = build(dense=1.0, dense_views=1.0, dense_fill=fill, dtype=torch.float64)
+        view = batch.views["global"]
+        assert view.mask is not None
+        image = view.image * 3 + 5
+        filled = method._without(image, view.mask, batch.keys, local_step(dtype=torch.float64))
+        for sample, number in itertools.product(range(4), range(2)):
+            hidden = view.mask[sample, number]
+            seen, made = image[sample, number][~hidden], filled[sample, number][hidden]
+            assert torch.equal(filled[sample, number][~hidden], seen)
+            wanted = seen.std(correction=0).item() if fill == "noise" else 0.0
+            assert made.std().item() == pytest.approx(wanted, rel=0.1)
+            assert made.mean().item() == pytest.approx(seen.mean().item(), abs=0.1 * wanted + 1e-9)
+
+
+def test_the_dense_term_has_its_weight() -> None:
+    method, batch = build(dense=0.5, dtype=torch.float64)
+    losses = method(batch, local_step(dtype=torch.float64))
+    wanted = losses.parts["dino"] + 0.5 * losses.parts["dense"]
+    torch.testing.assert_close(losses.total.detach(), wanted)
+
+
+@pytest.mark.parametrize("targets", ["center", "sinkhorn"])
+def test_only_hidden_cells_of_the_chosen_views_count(targets: str) -> None:
+    method, batch = build(dense=1.0, dense_views=0.5, targets=targets)
     hidden = method._hidden(batch, local_step())
     assert hidden is not None
     view = batch.views["global"]
@@ -250,6 +311,7 @@ def test_only_hidden_cells_of_the_chosen_views_count() -> None:
     masked = hidden.flatten(2).any(2)
     assert 0 < masked.sum() < masked.numel()
     assert torch.equal(hidden[masked], view.mask[masked])
+    assert torch.equal(masked, local_step().uniform("masked", batch.keys, (2,)) < 0.5)
     counted = method._counted(hidden, view)
     cells = counted.shape[1]
     low, high = (round(ratio * cells) for ratio in method.config.dense_ratio)
@@ -287,11 +349,15 @@ def test_dense_loss_equals_a_naive_loop_and_gives_every_hidden_view_one_vote() -
     assert method(batch, step).parts["dense"].item() == pytest.approx(total, rel=1e-9)
 
 
-def test_dense_loss_moves_a_centre_of_its_own() -> None:
+def test_dense_loss_moves_a_centre_of_its_own_by_the_hidden_cells_alone() -> None:
     method, batch = build(dense=1.0)
+    view = batch.views["global"]
+    hidden = method._hidden(batch, local_step())
+    assert hidden is not None
+    _, cells = method.teacher(*flat(batch))
     method(batch, local_step())
     commit_all(method, commit())
-    assert method.dense_center.value.any()
+    torch.testing.assert_close(method.dense_center.value, 0.1 * cells[method._counted(hidden, view)].mean(0))
     assert not torch.equal(method.dense_center.value, method.center.value)
     assert "dense_center.value" in method.state_dict()
     assert not any(name.startswith(("dense_center", "student.dense_head")) for name in build()[0].state_dict())
@@ -331,6 +397,8 @@ def test_paper_recipe_has_the_published_numbers() -> None:
     assert (config.local_views, config.prototypes, config.hidden, config.bottleneck) == (8, 65_536, 2048, 256)
     assert (config.pooling, config.head_norm, config.targets) == ("mean", "none", "center")
     assert (config.koleo, config.dense, config.frozen_epochs) == (0.0, 0.0, 1)
+    assert (config.student_temperature, config.teacher_temperature) == (0.1, (0.04, 0.04))
+    assert (config.teacher_momentum, config.teacher_memory, config.center_momentum) == (0.996, 0.0, 0.9)
 
 
 def test_features_are_the_teachers_and_of_windowed_values_where_views_are() -> None:
@@ -352,6 +420,9 @@ def test_features_are_the_teachers_and_of_windowed_values_where_views_are() -> N
         ({"rotation_deg": 400.0}, "in degrees"),
         ({"dense_ratio": (0.8, 0.2)}, "low <= high"),
         ({"prototypes": 1}, "at least 2"),
+        ({"dense_views": 50.0}, "chances"),
+        ({"augmentation_probability": -0.5}, "chances"),
+        ({"flip": (50.0, 0.0, 0.0)}, "chances"),
     ],
 )
 def test_wrong_numbers_are_refused(config: dict[str, Any], words: str) -> None:

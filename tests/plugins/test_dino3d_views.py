@@ -17,13 +17,13 @@ from nnssl_dino3d.views import BOX_RATIO, local_size, view_spec
 
 from nnssl.engine.plan import check_views, plan_info
 from nnssl.errors import PlanError
-from nnssl.method import Needs
+from nnssl.method import Needs, View
 from nnssl.nnunet import build_network
 from nnssl.planning.wish import wished
 from nnssl.testing_world import small_networks
 from nnssl.views.intensity import GaussianBlur, HistogramShift, Window
 from nnssl.views.intensity.apply import apply_chain, apply_fixed, draw_chain
-from nnssl.views.spec import Geometry, Intensity, Size
+from nnssl.views.spec import BlockMask, Geometry, Intensity, Size
 from tests.tiny import tiny_plans
 from tests.volumes import collect, noise_cases, ramp, write_case
 
@@ -69,6 +69,18 @@ def test_views_shrink_with_the_cases_until_there_is_nothing_to_halve() -> None:
         spec(small_networks(case_shape=(12, 12, 12)))
 
 
+def test_global_views_alone_have_blocks_of_one_cell_to_hide() -> None:
+    large, local = spec(dense=1.0, dense_ratio=(0.3, 0.4)).groups
+    assert large.mask == BlockMask(block=small_networks().plan.total_stride, ratio=(0.3, 0.4))
+    assert local.mask is None
+    assert spec().groups[0].mask is None
+
+
+def test_boxes_hold_body_if_asked_to() -> None:
+    assert spec().sources[0].anchor == "uniform"
+    assert spec(body=True).sources[0].anchor == "body"
+
+
 def test_no_local_view_is_a_single_cell() -> None:
     plan = small_networks().plan  # total stride 8
     for cells in itertools.product((2, 3, 5), (2, 4, 7), (2, 6)):
@@ -92,7 +104,11 @@ def test_paper_views_are_the_published_ones() -> None:
     assert found.sources[0].size == ((61, 61), (121, 121), (121, 121))
     ops = found.groups[0].intensity.ops
     assert [type(op) for op in ops] == [Window, ElasticDeformation, GaussianBlur, HistogramShift]
-    assert [op.probability for op in ops] == [1.0, 0.5, 0.5, 0.5]
+    assert ops[1:] == (
+        ElasticDeformation(sigma=(0.0, 7.0), magnitude=(0.0, 150.0), probability=0.5),
+        GaussianBlur((0.0, 2.0), per_axis=True, probability=0.5),
+        HistogramShift(10, probability=0.5),
+    )
     image = torch.tensor([-3000.0, -1000.0, 0.0, 500.0, 4000.0]).view(1, 1, 1, 1, 5)
     assert apply_fixed(ops[0], image).flatten().tolist() == [0.0, 0.0, 0.5, 0.75, 1.0]
 
@@ -140,6 +156,19 @@ def test_every_intensity_has_its_own_switch(switch: str, kind: type) -> None:
     assert op.probability == 0.5
 
 
+def test_every_intensity_takes_its_numbers() -> None:
+    numbers = {
+        "elastic": True, "elastic_sigma": (2.0, 5.0), "elastic_magnitude": (1.0, 80.0), "smoothing_sigma": (0.5, 1.5),
+        "histogram_points": 6, "augmentation_probability": 0.3,
+    }  # fmt: skip
+    for group in spec(**numbers).groups:
+        assert group.intensity.ops == (
+            ElasticDeformation(sigma=(2.0, 5.0), magnitude=(1.0, 80.0), probability=0.3),
+            GaussianBlur((0.5, 1.5), per_axis=True, probability=0.3),
+            HistogramShift(6, probability=0.3),
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "value"),
     [
@@ -156,27 +185,48 @@ def test_every_geometry_has_its_own_switch(changes: dict[str, Any], field: str, 
     assert different <= {field, "rotation_deg", "rotation_probability", "scale_probability"}
 
 
-def angles(tmp_path: Path, **config: Any) -> torch.Tensor:
+def drawn(tmp_path: Path, **config: Any) -> View:
+    """64 local views in boxes a quarter larger than they are; all switches off but those given."""
     from nnssl.data.loader import make_batch
 
     tmp_path.mkdir()
-    world = small_networks()
     views = spec(**OFF | {"local_views": 8} | config)
     views = replace(views, sources=(replace(views.sources[0], size=((20, 20), (20, 20), (40, 40))),))
     collection = noise_cases(tmp_path, 8, shape=(28, 28, 48))
-    batch = make_batch(collection, views, Needs(), list(range(8)), seed=1, batch_size=8)
-    assert world.plan.total_stride == (8, 8, 8)
-    return batch.views["local"].draws["rotation_deg"].flatten(0, 1)
+    return make_batch(collection, views, Needs(), list(range(8)), seed=1, batch_size=8).views["local"]
+
+
+def angles(tmp_path: Path, **config: Any) -> torch.Tensor:
+    return drawn(tmp_path, **config).draws["rotation_deg"].flatten(0, 1)
 
 
 def test_thirty_means_degrees_and_full_means_any_angle(tmp_path: Path) -> None:
     limited = angles(tmp_path / "limited", rotation="limited")
-    assert 20 < limited.abs().max() <= 30
+    assert all(20 < most <= 30 for most in limited.abs().amax(0))  # about every axis
     full = angles(tmp_path / "full", rotation="full")
-    assert full.abs().max() > 150
+    assert all(most > 150 for most in full.abs().amax(0))
     still = (limited == 0).all(1).float().mean().item()
     assert 0.3 < still < 0.7  # half of the views are not turned
     assert not angles(tmp_path / "off").any()
+
+
+def test_every_axis_is_scaled_on_its_own_in_half_of_the_views(tmp_path: Path) -> None:
+    scale = drawn(tmp_path / "on", scale=True, scale_range=0.25).draws["scale"].flatten(0, 1)
+    scaled = scale[(scale != 1).any(1)]
+    assert 0.3 < len(scaled) / len(scale) < 0.7
+    assert 0.75 <= scaled.min() < 0.8
+    assert 1.2 < scaled.max() <= 1.25
+    assert all((scaled[:, a] != scaled[:, b]).all() for a, b in ((0, 1), (0, 2), (1, 2)))
+    assert (drawn(tmp_path / "off").draws["scale"] == 1).all()
+
+
+def test_left_stays_left_unless_views_are_mirrored(tmp_path: Path) -> None:
+    kept = drawn(tmp_path / "kept", rotation="full", scale=True)
+    assert (torch.linalg.det(kept.to_source[..., :3, :3]) > 0).all()
+    mirrored = drawn(tmp_path / "mirrored", flip=(0.0, 0.0, 0.5))
+    flipped = torch.linalg.det(mirrored.to_source[..., :3, :3]) < 0
+    assert 0.3 < flipped.float().mean() < 0.7
+    assert not mirrored.draws["flip"][..., :2].any()
 
 
 def test_voxels_come_from_where_the_matrix_says(tmp_path: Path) -> None:

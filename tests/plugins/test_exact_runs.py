@@ -146,6 +146,21 @@ def test_micro_batches_equal_one_batch_where_samples_do_not_meet() -> None:
         torch.testing.assert_close(stepper.method.state_dict()[name], tensor, rtol=0, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("name", ["center", "cads"])
+def test_the_teacher_is_the_moving_average_of_the_students_that_there_were(name: str) -> None:
+    config = CASES[name]
+    stepper = runner(config, "sgd")
+    method: Any = stepper.method
+    wanted = {n: p.detach().clone() for n, p in method.student.named_parameters()}
+    for index in range(STEPS):
+        stepper(index, partial(given, batch(config, range(index * BATCH, index * BATCH + BATCH))))
+        m = method.teacher.momentum(index, STEPS)
+        for n, p in method.student.named_parameters():
+            wanted[n] = m * wanted[n] + (1 - m) * p.detach()
+    for n, p in method.teacher.network.named_parameters():
+        torch.testing.assert_close(p, wanted[n], rtol=0, atol=1e-12, msg=n)
+
+
 @pytest.mark.parametrize(
     ("name", "optimizer"), [("center", "sgd"), ("center", "lars"), ("cads", "sgd"), ("alice_code", "sgd")]
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 
+import pytest
 import torch
 from torch import nn
 
@@ -22,6 +24,44 @@ def test_logits_are_cosines_and_rows_stay_of_length_one_while_training() -> None
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(logits / 0.1, torch.arange(8)).backward()
         optimizer.step()
+
+
+def dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def test_logits_equal_a_naive_loop_over_the_published_layers() -> None:
+    torch.manual_seed(0)
+    head = DINOHead(3, 5, hidden=4, bottleneck=2).double()
+    with torch.no_grad():
+        for parameter in head.mlp.parameters():
+            parameter.normal_()  # far enough from 0 that GELU bends
+    layers = [(m.weight.tolist(), m.bias.tolist()) for m in head.mlp if isinstance(m, nn.Linear)]
+    assert [len(bias) for _, bias in layers] == [4, 4, 2]
+    vectors = torch.randn(6, 3, dtype=torch.float64)
+    for vector, logits in zip(vectors.tolist(), head(vectors).tolist(), strict=True):
+        x = vector
+        for number, (weight, bias) in enumerate(layers):
+            x = [
+                sum(a * b for a, b in zip(row, x, strict=True)) + shift for row, shift in zip(weight, bias, strict=True)
+            ]
+            if number < 2:
+                x = [value * 0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x]
+        rows = head.last_layer.weight.tolist()
+        cosines = [dot(row, x) / math.hypot(*row) / math.hypot(*x) for row in rows]
+        assert logits == pytest.approx(cosines, rel=1e-10)
+
+
+def test_hidden_layers_start_narrow_and_prototypes_as_torch_makes_them() -> None:
+    torch.manual_seed(0)
+    head = DINOHead(64, 256, hidden=128, bottleneck=32)
+    for layer in head.mlp:
+        if isinstance(layer, nn.Linear):
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+            assert not layer.bias.any()
+    prototypes = head.last_layer.weight
+    assert 0.99 * 32**-0.5 < prototypes.abs().max() <= 32**-0.5
+    assert prototypes.std().item() == pytest.approx(32**-0.5 / 3**0.5, rel=0.05)
 
 
 def test_batch_norm_is_there_only_if_configured() -> None:

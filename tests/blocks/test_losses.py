@@ -54,6 +54,12 @@ def test_two_views_are_paired_crosswise_and_never_with_themselves() -> None:
     assert view_pairs(2, 4) == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 2), (1, 3)]
 
 
+def test_targets_have_no_gradient_and_answers_have() -> None:
+    logits = torch.randn(2, 5, requires_grad=True)
+    assert not teacher_probabilities(logits, torch.zeros(5), temperature=0.04).requires_grad
+    assert student_log_probabilities(logits, temperature=0.1).requires_grad
+
+
 def test_equal_networks_give_the_entropy() -> None:
     logits = torch.randn(4, 11)
     p = teacher_probabilities(logits, torch.zeros(11), temperature=0.1)

@@ -55,7 +55,7 @@ def _teacher(values: Values, baseline: Values, previous: Values) -> Finding | No
             "red",
             f"The loss equals ln K (teacher entropy {entropy:.1%} of it, KL {values['teacher_kl']:.2g} nats): uniform "
             f"collapse, no sample differs from another. Lower the teacher temperature, raise the teacher momentum, "
-            f"or normalise what goes into the head (batch norm).",
+            f"normalise what goes into the head (batch norm), or lower the learning rate if this came of training.",
         )
     return Finding(
         "yellow",

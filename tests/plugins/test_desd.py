@@ -362,3 +362,14 @@ def test_published_features_are_of_hounsfield_units_as_the_views_are() -> None:
     scaled = apply_fixed(HounsfieldUnits(), values)
     assert torch.equal(paper.features(values).vector, plain.features(scaled).vector)
     assert not torch.equal(values, scaled)
+
+
+def test_features_are_the_teachers() -> None:
+    method, batch = build()
+    with torch.no_grad():
+        for parameter in method.teacher.parameters():
+            parameter.mul_(1.1)
+    image, _ = flat(batch.views["global"])
+    wanted = pool(method.teacher.network.encoder(image)[-1], method.config.pooling)
+    torch.testing.assert_close(method.features(image).vector, wanted)
+    assert not torch.allclose(wanted, pool(method.student.encoder(image)[-1], method.config.pooling))

@@ -92,8 +92,8 @@ def _match(arguments: argparse.Namespace) -> None:
         )
         where = paths.folders()
         name = paths.dataset(arguments.dataset, where=where)
-        file = _table_file(arguments, where.preprocessed / name)
-        write_matches(file, make_table(matcher, dataset_cases(name, where), settings, say=_say))
+        file, only = _table_file(arguments, where.preprocessed / name)
+        write_matches(file, make_table(matcher, dataset_cases(name, where, only), settings, say=_say))
         _say(f"Wrote {file}")
         return
     _points(arguments, matcher)
@@ -113,7 +113,9 @@ def _points(arguments: argparse.Namespace, matcher: Matcher) -> None:
     (case,) = dataset_cases(name, where, [arguments.case])
     others = [one for one in everyone if one.case_id != case.case_id]
     if arguments.others:
-        others = dataset_cases(name, where, arguments.others)
+        others = dataset_cases(name, where, list(dict.fromkeys(arguments.others)))
+    if not others:
+        raise UsageError(f"{name} holds no case but {case.case_id}; name it with --in to match it with itself.")
     points = read_points(Path(arguments.points_csv)) if arguments.points_csv else parse_points(arguments.points)
     if arguments.voxels:
         points = from_voxels(case, points)
@@ -148,21 +150,23 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("Give points with --points X,Y,Z .. or with --points_csv FILE, one of the two.")
 
 
-def _table_file(arguments: argparse.Namespace, folder: Path) -> Path:
-    """Where the table goes; checked before the work."""
+def _table_file(arguments: argparse.Namespace, folder: Path) -> tuple[Path, list[str] | None]:
+    """Where the table goes, checked before the work, and the cases it may name; None: all."""
     if arguments.output:
         file = Path(arguments.output)
         file.parent.mkdir(parents=True, exist_ok=True)
-        return file
+        return file, None
     target = folder / f"{arguments.plans}_{arguments.configuration}"
     if not target.is_dir():
         raise UsageError(
             f"{target} is not there. Preprocess first, name the plans with -p and -c, or write elsewhere with -o FILE."
         )
+    from nnssl.data.index import stored_index
     from nnssl.data.tables import table_file
     from nnssl.needs import MatchedPoints
 
-    return table_file(target, MatchedPoints)
+    index = stored_index(target)  # training refuses rows of cases that preprocessing left out
+    return table_file(target, MatchedPoints), sorted(index.entries) if index else None
 
 
 def _say(sentence: str) -> None:

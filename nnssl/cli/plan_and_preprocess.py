@@ -8,14 +8,15 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnssl.cli import _common
 from nnssl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from nnssl.needs import Match
     from nnssl.paths import Folders
     from nnssl.planning.cases import RawDataset
     from nnssl.planning.planner import Plans
@@ -29,6 +30,7 @@ _EXAMPLES = (
     f"{PROG} -d 745 -target 4                          with the plans of data set 4, so that weights fit it",
     f"{PROG} -d 745 --for Vox2VecTrainer               and what this trainer needs besides",
     f"{PROG} -d 745 --for DeSDTrainer --preset paper   with the published plan, nnsslPlansDeSDPaper",
+    f"{PROG} -d 745 --for AliceTrainer --matches table.csv   with matched points of your own",
     f"{PROG} -d 745 --no_pp                            plan only, then 8 array jobs:",
     f"{PROG} -d 745 --only_pp --part $I/8              I from 1 to 8",
 )
@@ -79,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the recipe of --for that will be used; it may bring its own plan, as DeSD's paper does",
     )
+    add(
+        "--matches",
+        metavar="CSV",
+        help="your own matched points (mm in LPS), in place of those that --for would find by registration",
+    )
     add("-np", type=int, default=2, metavar="N", help="cases worked on at a time (default 2)")
     add("--skip_bad", action="store_true", help="leave out cases that cannot be used and end with success")
     add(
@@ -115,6 +122,11 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("-overwrite_target_spacing takes three sizes in mm, all greater than 0.")
     if arguments.preset and not arguments.trainers:
         raise UsageError("--preset chooses the recipe of a trainer; name the trainer with --for.")
+    if arguments.matches and (len(arguments.d) > 1 or arguments.no_pp or arguments.part):
+        raise UsageError(
+            "--matches is the table of one data set and is stored when all of it is preprocessed; it goes with one -d, "
+            "and with neither --no_pp nor --part."
+        )
     if arguments.part:
         if arguments.clean:
             raise UsageError(
@@ -133,6 +145,7 @@ def _part(text: str) -> tuple[int, int]:
 def _run(arguments: argparse.Namespace) -> int:
     """All data sets; bad cases are reported at the end, when everything else is done."""
     from nnssl import paths
+    from nnssl.needs import MatchedPoints
     from nnssl.planning.requirements import of_trainers
     from nnssl.planning.run import listing
 
@@ -143,6 +156,10 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"The preset brings its own plan with voxels of {required.plan.spacing_words}; leave "
             f"-overwrite_target_spacing away, or use another preset."
+        )
+    if arguments.matches and MatchedPoints not in required.tables:
+        raise UsageError(
+            "--matches is for trainers that need matched points; name one with --for, such as AliceTrainer."
         )
     bad: dict[str, str] = {}
     for name in names:
@@ -163,15 +180,21 @@ def _run(arguments: argparse.Namespace) -> int:
 def _one_dataset(arguments: argparse.Namespace, name: str, where: Folders, required: Required) -> dict[str, str]:
     """Plan and preprocess one data set; returns {case: why it was left out}."""
     from nnssl.data.agreement import dataset_id
+    from nnssl.needs import MatchedPoints
     from nnssl.planning.cases import read_raw_dataset
     from nnssl.planning.checks import checked_judgements
     from nnssl.planning.folder import preprocess_folder
     from nnssl.planning.grid import case_plan
+    from nnssl.planning.own_matches import read_own_matches, store_own_matches
 
     dataset = read_raw_dataset(name, where, accepted=checked_judgements(arguments.accept))
     for note in dataset.notes:
         _say(f"Warning: {note}")
     bad = dict(dataset.malformed)
+    own: list[Match] = []
+    if arguments.matches:  # before the work, which may take hours
+        own = read_own_matches(Path(arguments.matches), {*(case.case_id for case in dataset.cases), *bad})
+        required = replace(required, tables=tuple(table for table in required.tables if table is not MatchedPoints))
     if arguments.only_pp or arguments.part:
         plans, more = _existing_plans(arguments, dataset, where, required)
     else:
@@ -189,6 +212,8 @@ def _one_dataset(arguments: argparse.Namespace, name: str, where: Folders, requi
         folder = where.preprocessed / name / plan.data_identifier
         outcome = preprocess_folder(dataset, plan, folder, required, workers=arguments.np, part=part)
         bad.update(outcome.quarantined)
+        if own:
+            store_own_matches(own, folder, say=_say)
         _warn_of_small_cases(folder, plan.patch_size)
         _say(
             f"{name} {configuration}: {len(outcome.made)} cases preprocessed, {len(outcome.kept)} were done before, "

@@ -56,8 +56,8 @@ def read_table(folder: Path, table: type[Table], known_cases: Collection[str]) -
         for case in (match.case_a, match.case_b):
             if case not in known_cases:
                 raise DataError(
-                    f"Line {number} of {path} names case {case!r}, which is not in {folder}. Make the table again with "
-                    f"nnssl_plan_and_preprocess --for."
+                    f"Line {number} of {path} names case {case!r}, which is not in {folder}. Take its lines "
+                    f"out, or delete the file and have it made again: nnssl_plan_and_preprocess --for."
                 )
     return matches
 
@@ -69,7 +69,7 @@ def read_matches(path: Path) -> list[Match]:
         DataError: its header differs, or a number is not finite.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark before the first line
             rows = list(csv.reader(file))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is no CSV of text ({error}).") from error

@@ -34,7 +34,8 @@ def match_points(matcher: Matcher, case: MatchCase, points_mm: Points, others: S
         high = low + 4.0 * (np.array(case.scout.image.shape)[::-1] - 1)
         raise UsageError(
             f"Point {_text(points_mm[outside[0]])} lies outside of {case.case_id}, which reaches from {_text(low)} to "
-            f"{_text(high)} mm in LPS. Give mm as SimpleITK does, or voxels with --voxels."
+            f"{_text(high)} mm in LPS. Give mm as SimpleITK does (ITK-SNAP and nibabel: x and y with the other sign), "
+            f"or voxel indices i,j,k from 0 with --voxels."
         )
     rows = []
     for other in others:
@@ -82,15 +83,18 @@ def read_points(path: Path) -> Points:
         DataError: it is not there, or garbled.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a mark before the first line
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}). Give a CSV with the columns x,y,z.") from error
     if not rows or any(name not in rows[0] for name in _COLUMNS):
         raise DataError(f"{path} needs a first line with x,y,z (others are passed over), and a point a line.")
+    short = next((number for number, row in enumerate(rows, start=2) if None in map(row.get, _COLUMNS)), None)
+    if short is not None:
+        raise DataError(f"Line {short} of {path} has too few values; x, y and z are needed.")
     try:
         points = np.array([[float(row[name]) for name in _COLUMNS] for row in rows], np.float64)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise DataError(f"{path} holds something else than numbers in x, y or z ({error}).") from error
     if not np.isfinite(points).all():
         raise DataError(f"{path} holds a number that is not finite.")

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from nnssl.cli.match import main
+from nnssl.data.index import Index, write_index
 from nnssl.data.tables import read_matches
 from nnssl.match.cases import MatchCase
 from nnssl.paths import VARIABLES, Folders
+from tests.volumes import ramp, write_case
 
 POINT = "-31.5,90.25,455"
 PNG = b"\x89PNG"
@@ -39,12 +41,13 @@ def test_points_are_matched_and_drawn(weights: Path, tmp_path: Path, capsys: pyt
 def test_points_may_be_voxels_or_come_from_a_file(cases: dict[str, MatchCase], tmp_path: Path) -> None:
     to_world = cases["a_permuted"].read().to_world
     place = (to_world @ [20.0, 12.0, 9.0, 1.0])[:3]  # voxel i j k is (9, 12, 20)
-    (tmp_path / "points.csv").write_text("name,x,y,z\nspot,9,12,20\n")
-    common = ["-d", "745", "--matcher", "body", "--case", "a_permuted", "--in", "a", "--voxels"]
+    # as spreadsheets write it: with a mark before the first letter
+    (tmp_path / "points.csv").write_text("name,x,y,z\nspot,9,12,20\n", encoding="utf-8-sig")
+    common = ["-d", "745", "--matcher", "body", "--case", "a_permuted", "--in", "a", "a", "--voxels"]
     assert main([*common, "--points", "9,12,20", "-o", "typed"]) == 0
     assert main([*common, "--points_csv", "points.csv", "-o", "read"]) == 0
     typed, read = (read_matches(tmp_path / folder / "matches.csv") for folder in ("typed", "read"))
-    assert typed == read
+    assert typed == read and len(read) == 1  # whoever is named twice is matched once
     np.testing.assert_allclose(typed[0].point_a_mm, place, atol=1e-3)
 
 
@@ -58,11 +61,17 @@ def test_a_table_goes_to_a_file_or_to_the_preprocessed_folder(where: Folders, tm
     folder.mkdir(parents=True)
     assert main(common) == 0
     assert read_matches(folder / "matches.csv") == rows
+    entries = {name: write_case(folder, name, ramp((4, 4, 4)), dataset=folder.parent.name) for name in ("a", "b")}
+    left_out = {"a_moved": "too dark"}
+    write_index(folder, Index(dataset=folder.parent.name, made_from={}, entries=entries, quarantined=left_out))
+    assert main(common) == 0  # training would refuse a table with others
+    assert {row.case_a for row in read_matches(folder / "matches.csv")} == {"a", "b"}
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--case", "a", "--points_csv", "short.csv"], "Line 3 of short.csv has too few values"),
         (["--case", "a", "--points", "1,2"], "takes x,y,z without spaces"),
         (["--case", "a", "--points", "9999,0,0"], "reaches from"),
         (["--case", "zz", "--points", "0,0,0"], "has no case 'zz'"),
@@ -74,5 +83,6 @@ def test_a_table_goes_to_a_file_or_to_the_preprocessed_folder(where: Folders, tm
     ],
 )
 def test_bad_input_is_told_in_a_sentence(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("short.csv").write_text("x,y,z\n1,2,3\n1,2\n")
     assert main(["-d", "745", *words]) != 0
     assert message in " ".join(capsys.readouterr().err.split())

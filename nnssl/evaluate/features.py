@@ -77,12 +77,21 @@ def prepare(files: Sequence[Path], plan: CasePlan) -> OnGrid:
     Raises:
         DataError: a file cannot be used, or the number of channels is another.
     """
+    check_channels(files, plan)
+    return onto_grid(read_image(files, plan.reader), plan)
+
+
+def check_channels(files: Sequence[Path], plan: CasePlan) -> None:
+    """Refuse a case of more or fewer files than the network has channels.
+
+    Raises:
+        DataError: the number of channels is another.
+    """
     if len(files) != len(plan.schemes):
         raise DataError(
             f"The weights take {len(plan.schemes)} channel(s), so {len(plan.schemes)} file(s) a case; "
             f"{', '.join(map(str, files))} are {len(files)}."
         )
-    return onto_grid(read_image(files, plan.reader), plan)
 
 
 def embed(

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnssl.evaluate.features import embed, preparation
+from nnssl.evaluate.features import check_channels, embed, preparation
 from nnssl.match.cases import MatchCase, Points
 from nnssl.match.matcher import Matched, Matcher
 from nnssl.match.network import EmbeddingPyramid, load_embeddings
@@ -55,8 +55,7 @@ class Embedded:
 
     def cells(self, points_mm: Points) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """(P,) the cell of every point, and whether it lies in the scan."""
-        voxel = np.linalg.solve(self.to_world, np.column_stack([points_mm, np.ones(len(points_mm))]).T).T[:, :3]
-        inside = ((voxel >= -0.5) & (voxel <= np.array(self.shape) - 0.5)).all(axis=1)
+        voxel, inside = self._voxels(points_mm)
         stride = np.array(self.stride)
         cell = np.clip(np.rint((voxel - (stride - 1) / 2) / stride).astype(np.int64), 0, np.array(self.size) - 1)
         return np.asarray(np.ravel_multi_index(tuple(cell.T), self.size)), np.asarray(inside)
@@ -66,6 +65,19 @@ class Embedded:
         stride = np.array(self.stride)
         voxel = np.stack(np.unravel_index(cells, self.size), -1) * stride + (stride - 1) / 2
         return np.asarray(voxel @ self.to_world[:3, :3].T + self.to_world[:3, 3])
+
+    def brought_in(self, points_mm: Points) -> Points:
+        """(P, 3) the points, those outside of the scan at the centre of the nearest voxel."""
+        voxel, inside = self._voxels(points_mm)
+        border = np.clip(voxel, 0, np.array(self.shape) - 1) @ self.to_world[:3, :3].T + self.to_world[:3, 3]
+        return np.where(inside[:, None], points_mm, border)
+
+    def _voxels(self, points_mm: Points) -> tuple[Points, npt.NDArray[np.bool_]]:
+        """(P, 3) index D H W of every point, not whole, and whether it lies in the scan."""
+        voxel = np.linalg.solve(self.to_world, np.column_stack([points_mm, np.ones(len(points_mm))]).T).T[:, :3]
+        return np.asarray(voxel, np.float64), np.asarray(
+            ((voxel >= -0.5) & (voxel <= np.array(self.shape) - 0.5)).all(axis=1)
+        )
 
 
 class SamMatcher(Matcher):
@@ -95,7 +107,8 @@ class SamMatcher(Matcher):
         a, b = self._embedded(case_a), self._embedded(case_b)
         start, inside = a.cells(points_mm)
         cell, score = _most_alike(a.vectors[torch.from_numpy(start)], b, self._device)
-        answers = b.centres_mm(cell) + points_mm - a.centres_mm(start)
+        # a border cell's centre and the point's offset from its own may lie beyond the last voxel
+        answers = b.brought_in(b.centres_mm(cell) + points_mm - a.centres_mm(start))
         return Matched(answers, score, inside)
 
     def fingerprint(self) -> str:
@@ -118,6 +131,7 @@ class SamMatcher(Matcher):
     def _embed(self, case: MatchCase) -> Embedded:
         """All cells of a scan."""
         network, transpose = self._network, self._plan.transpose
+        check_channels(case.files, self._plan)
         stored = network.orientation or USUAL
         as_read = "".join(stored[transpose.index(axis)] for axis in range(3))
         grid = onto_grid(reoriented(case.read(), as_read), self._plan, keep_raw=network.raw)

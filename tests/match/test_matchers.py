@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,27 @@ def test_a_case_matches_itself_where_it_is(name: str, matchers: dict[str, Matche
     np.testing.assert_allclose(there.points_mm, points, atol=1e-6)
     assert (there.score > 0.99).all()
     assert (cycle_error_mm(matcher, "a", points, "a", there) < 1e-6).all()
+
+
+def test_answers_of_embeddings_never_leave_the_scan_so_that_the_way_back_has_one(
+    matchers: dict[str, Matcher], cases: Cases
+) -> None:
+    sam, points = matchers["sam"], body_points(cases["a"], TableSettings(points=1500))
+    assert isinstance(sam, SamMatcher)
+    there = sam.match("a", points, "b")
+    b = sam._embedded("b")
+    assert b.cells(there.points_mm)[1].all()
+    assert np.isfinite(cycle_error_mm(sam, "a", points, "b", there)[there.valid]).all()
+    beyond = b.centres_mm(np.array([0])) - 400.0
+    corner = b.to_world[:3, 3]
+    np.testing.assert_allclose(b.brought_in(np.concatenate([beyond, points[:1]])), [corner, points[0]])
+
+
+def test_a_case_with_another_number_of_channels_is_refused(weights: Path, cases: Cases) -> None:
+    matcher, a = SamMatcher(weights), cases["a"]
+    matcher.prepare([replace(a, files=a.files * 2, modality=a.modality * 2)])
+    with pytest.raises(DataError, match=r"take 1 channel\(s\), so 1 file\(s\) a case; .* are 2"):
+        matcher.match("a", np.zeros((1, 3)), "a")
 
 
 def test_a_moved_body_is_found_by_registration(matchers: dict[str, Matcher], cases: Cases) -> None:

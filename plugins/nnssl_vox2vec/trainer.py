@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from nnssl.engine.recipe import Global, Optimizer, PlanWish, Recipe
@@ -15,6 +16,16 @@ PLAN = PlanWish(
     spacing_mm=(2.0, 1.0, 1.0),
     patch_size=(32, 128, 128),
     strides=((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
+)
+# 100,000 steps of 10 pairs
+PAPER = Recipe(
+    epochs=1000,
+    steps_per_epoch=100,
+    batch_size=10,
+    precision="fp32",
+    optimizer=ADAM,
+    method=Vox2VecConfig(network="fpn3d", published_views=True),
+    plan=PLAN,
 )
 
 
@@ -31,23 +42,7 @@ class Vox2VecTrainer(SSLTrainer):
         method=Vox2VecConfig(),
     )
     presets: ClassVar[dict[str, Recipe]] = {
-        # 100,000 steps of 10 pairs
-        "paper": Recipe(
-            epochs=1000,
-            steps_per_epoch=100,
-            batch_size=10,
-            precision="fp32",
-            optimizer=ADAM,
-            method=Vox2VecConfig(network="fpn3d", published_views=True),
-            plan=PLAN,
-        ),
+        "paper": PAPER,
         # the same with the plan's own network, which nnU-Net can start from
-        "paper_unet": Recipe(
-            epochs=1000,
-            steps_per_epoch=100,
-            batch_size=10,
-            optimizer=ADAM,
-            method=Vox2VecConfig(published_views=True),
-            plan=PLAN,
-        ),
+        "paper_unet": replace(PAPER, method=Vox2VecConfig(published_views=True)),
     }

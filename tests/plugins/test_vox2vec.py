@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nnssl_vox2vec.method import Vox2Vec, Vox2VecConfig
+from nnssl_vox2vec.method import Vox2Vec, Vox2VecConfig, _retrieval
 from nnssl_vox2vec.trainer import Vox2VecTrainer
 from nnssl_vox2vec.views import GROUP
 from torch import Tensor
@@ -22,7 +22,7 @@ from nnssl.data.loader import make_batch
 from nnssl.data.sidecar import BodyMask, write_sidecar
 from nnssl.encoders.pyramid import PlanUNet
 from nnssl.engine.optim import Schedule
-from nnssl.engine.recipe import resolve
+from nnssl.engine.recipe import Global, resolve
 from nnssl.errors import PlanError, RecipeError
 from nnssl.method import Batch, Losses
 from nnssl.nnunet import build_network
@@ -192,6 +192,56 @@ def test_the_loss_is_that_of_a_naive_loop(plan: dict[str, Any]) -> None:
     assert found == pytest.approx(total / (2 * count), rel=1e-9)
 
 
+def test_the_vicreg_loss_is_that_of_a_naive_loop_over_answers_that_are_not_normalised() -> None:
+    config = replace(SMALL, voxels=5, loss="vicreg", weights=(2.0, 3.0, 5.0))
+    method, batch = build(config, keys=(0, 1), dtype=torch.float64)
+    answers: list[Tensor] = []
+    method.double().projector.register_forward_hook(lambda module, inputs, output: answers.append(output.detach()))
+    counted = method._positives(batch, local_step(dtype=torch.float64)).counted.flatten()
+    found = loss_of(method, batch, torch.float64)
+    first, second = (answer[counted].tolist() for answer in answers)
+    count, width = len(first), len(first[0])
+    invariance = sum((a - b) ** 2 for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True))
+    variance = covariance = 0.0
+    for view in (first, second):
+        mean = [sum(row[k] for row in view) / count for k in range(width)]
+        for k, m in itertools.product(range(width), repeat=2):
+            product = sum((row[k] - mean[k]) * (row[m] - mean[m]) for row in view) / (count - 1)
+            if k == m:
+                variance += max(0.0, 1 - math.sqrt(product + 1e-4)) / width / 2
+            else:
+                covariance += product**2 / width
+    total = 2 * invariance / (count * width) + 3 * variance + 5 * covariance
+    assert found.total.item() == pytest.approx(total, rel=1e-9)
+    assert found.parts["covariance"].item() == pytest.approx(covariance, rel=1e-9)
+
+
+def test_retrieval_counts_voxels_whose_nearest_of_the_same_pair_is_themselves() -> None:
+    torch.manual_seed(0)
+    first, second = (torch.nn.functional.normalize(torch.randn(12, 3), dim=1) for _ in range(2))
+    counted = torch.ones(2, 6, dtype=torch.bool)
+    counted[0, 4:] = False
+    right = 0
+    for sample, count in ((0, 4), (1, 6)):
+        own = slice(6 * sample, 6 * sample + count)
+        for i, row in enumerate(first[own].tolist()):
+            scores = [sum(a * b for a, b in zip(row, other, strict=True)) for other in second[own].tolist()]
+            right += scores.index(max(scores)) == i
+    assert 0 < right < 10
+    assert _retrieval([first, second], counted).item() == pytest.approx(right / 10)
+
+
+def test_the_projector_has_the_published_widths() -> None:
+    for loss, out in (("ntxent", 128), ("vicreg", 8192)):
+        method = Vox2Vec(replace(SMALL, hidden=0, projection=0, loss=loss), world())  # type: ignore[arg-type]
+        width = sum(method.network.channels)
+        assert [(layer.in_features, layer.out_features) for layer in method.projector.layers] == [
+            (width, width),
+            (width, width),
+            (width, out),
+        ]
+
+
 def test_it_starts_at_chance_where_the_views_have_nothing_in_common() -> None:
     """ln(2N - 1) + 1 / (2 d tau^2) for independent vectors in d dimensions: the second term is what tau = 1 removes."""
     config = replace(SMALL, voxels=64, hidden=0, projection=128)
@@ -262,8 +312,10 @@ def test_intensities_are_as_published(modality: str) -> None:
     for part, share in ((blurred, 0.25), (sharpened, 0.25), (noise, 0.5)):
         assert len(part) / 1500 == pytest.approx(share, abs=0.04)
     sigmas = np.array([params["0.sigma"][0, 0] for params in blurred])
+    wide_sigmas = np.array([params["1.sigma"][0] for params in sharpened])
     alphas = np.array([params["1.alpha"][0] for params in sharpened])
     assert 0.25 <= sigmas.min() < 0.3 and 1.45 < sigmas.max() <= 1.5
+    assert 0.5 <= wide_sigmas.min() < 0.52 and 0.98 < wide_sigmas.max() <= 1
     assert 10 <= alphas.min() < 10.5 and 29.5 < alphas.max() <= 30
     unit = {"ct": 2350.0, "t1": 1.0}[modality]
     assert 29 < np.max(noise) / unit * 2350 <= 30
@@ -370,6 +422,7 @@ def test_the_paper_preset_is_the_published_run(preset: str) -> None:
     rates = [Schedule(recipe).learning_rate(step) for step in (0, 1, 50_000, recipe.total_steps - 1)]
     assert rates == pytest.approx([3e-4] * 4)
     assert (recipe.total_steps, recipe.batch_size, recipe.optimizer.weight_decay) == (100_000, 10, 0)
+    assert (recipe.precision, recipe.optimizer.clip) == ("fp32", Global(1.0))
     assert recipe.plan is not None
     assert (recipe.plan.spacing, recipe.plan.patch_size) == ((2, 1, 1), (32, 128, 128))
     config = recipe.method

@@ -18,6 +18,7 @@ from nnssl_alice.views import KEY, QUERY
 from torch import Tensor, nn
 
 from nnssl.blocks.deferred import commit_all
+from nnssl.blocks.pooling import pool
 from nnssl.encoders.pyramid import PlanUNet
 from nnssl.engine.optim import Schedule
 from nnssl.engine.recipe import resolve
@@ -471,6 +472,32 @@ def test_the_teacher_follows_everything_of_the_student_and_no_optimizer_touches_
         torch.testing.assert_close(p, expected[name], rtol=1e-12, atol=1e-14)
 
 
+def test_both_centres_follow_the_teachers_raw_logits_and_those_of_tokens_only_where_they_count() -> None:
+    method, batch = exact(replace(PLAIN, center_momentum=0.75), invalid_slices=4)
+    stir(method)
+    heads: Any = method.teacher.network.heads
+    crops = method._crops(batch)
+    with torch.no_grad():
+        vectors = pool(method._target(crops.image)[0][-1], "mean_std", valid=crops.valid)
+        whole, told = heads.classify(vectors), aligned(method, batch)[1].logits
+    asking = method._asking(crops)
+    assert asking.any() and not asking.all()
+    expected = {}
+    for center, logits in ((method.center, whole), (method.token_center, told[asking])):
+        mean = [sum(row[k] for row in logits.tolist()) / len(logits) for k in range(16)]
+        expected[center] = [0.75 * c + 0.25 * m for c, m in zip(center.value.tolist(), mean, strict=True)]
+    loss_of(method, batch)
+    commit_all(method, commit(index=0, total=3))
+    for center, values in expected.items():
+        assert center.value.tolist() == pytest.approx(values, rel=1e-9, abs=1e-12)
+
+
+def test_the_teacher_of_a_short_run_remembers_a_sixth_of_it() -> None:
+    for memory, m in ((1 / 6, 1 - 6 / 60), (0.0, 0.996)):
+        method, _ = build(replace(PLAIN, teacher_memory=memory))
+        assert method.teacher.momentum(0, 60) == pytest.approx(m)
+
+
 def test_prototypes_stay_in_the_first_epoch() -> None:
     for config in (PLAIN, CODE):
         for index, frozen in ((5, True), (10, False)):
@@ -485,8 +512,8 @@ def test_schedules_are_as_published_and_no_decay_rises(preset: str) -> None:
     recipe = resolve(AliceTrainer, preset)
     method = Alice.__new__(Alice)
     object.__setattr__(method, "config", recipe.method)
-    temperatures = [0.06] * 4 if preset == "default" else [0.008, 0.01, 0.01, 0.01]
-    assert [method.teacher_temperature(e) for e in (0, 29, 30, 999)] == pytest.approx(temperatures)
+    temperatures = [0.06] * 5 if preset == "default" else [0.008, 0.008 + 0.002 * 10 / 29, 0.01, 0.01, 0.01]
+    assert [method.teacher_temperature(e) for e in (0, 10, 29, 30, 999)] == pytest.approx(temperatures)
     for batch_size in (recipe.batch_size, 4):
         small = replace(recipe, batch_size=batch_size)
         schedule, total = Schedule(small), small.total_steps

@@ -20,6 +20,7 @@ from nnssl.method import Batch
 from nnssl.testing import check_method
 from nnssl.testing_world import local_step, noise_batch, small_networks
 from nnssl.views.affine import view_to_case
+from nnssl.views.spec import Geometry
 
 SMALL = AnatEmbedConfig(width=8, positives=20, hard=200, diverse=50, coarse_hard=12, coarse_diverse=8, strangers=20)
 ALL = replace(
@@ -172,6 +173,40 @@ def test_loss_equals_a_naive_loop_over_all_cells_in_float64(plan: dict[str, Any]
             assert losses.parts[f"{name}_positives"] > 4
             assert losses.parts[name].item() == pytest.approx(naive_level(method, batch, k, maps[k]), rel=1e-9)
     torch.testing.assert_close(losses.total.detach(), losses.parts["fine"] + losses.parts["coarse"])
+
+
+def test_negatives_are_the_most_similar_cells_by_both_maps_for_fine_queries_and_by_one_for_coarse() -> None:
+    """With as many taken as looked at there is no lot: the loss is that of the naive ranking."""
+    config = replace(SMALL, positives=6, ignore_mm=8.0, hard=7, diverse=7, coarse_hard=3, coarse_diverse=3, strangers=4)
+    method, batch = build(config, dtype=DOUBLE, patch_size=(16, 16, 16), features=(4, 8, 8))
+    view, to_world = batch.views["pair"], batch.sources["case"].to_world[:, None] @ batch.views["pair"].to_source
+    step = local_step(dtype=DOUBLE)
+    with torch.no_grad():
+        maps = [one.unflatten(0, view.image.shape[:2]) for one in method.embed(view.image.flatten(0, 1))]
+        levels = [method._level(k, maps[k], batch, step, to_world) for k in range(2)]
+        strangers = method._strangers(levels[1], batch, step)[0]
+        found = (
+            method._fine(levels[0], maps[1][0], step, batch, 0),
+            method._coarse(levels[1], strangers, step, batch, 0),
+        )
+        coarse = upsampled(maps[1][0], levels[0].cells.size).flatten(2).transpose(1, 2).flatten(0, 1)
+        for k, (level, count) in enumerate(zip(levels, (7, 3), strict=True)):
+            vectors, mm, losses = level.vectors[0], level.cells.mm[0].flatten(0, 1), []
+            usable, limit = level.cells.usable[0].flatten(), (8.0, config.coarse_ignore_mm)[k] * method.unit[k]
+            for query, key, real in zip(level.queries[0], level.keys[0], level.counted[0], strict=True):
+                if not real:
+                    continue
+                far = [n for n in range(len(mm)) if usable[n] and math.dist(mm[n], mm[query]) > limit]
+                rank = {n: float(vectors[query] @ vectors[n]) for n in far}
+                if k == 0:
+                    rank = {n: score + float(coarse[query] @ coarse[n]) for n, score in rank.items()}
+                others = [float(vectors[query] @ vectors[n]) for n in sorted(far, key=lambda n: -rank[n])[:count]]
+                if k == 1:
+                    others += (strangers[0][strangers[1]] @ vectors[query]).tolist()
+                positive = math.exp(float(vectors[query] @ vectors[key]) / 0.5)
+                losses.append(-math.log(positive / (positive + sum(math.exp(s / 0.5) for s in others))))
+            assert len(losses) > 2
+            assert found[k][0].item() == pytest.approx(sum(losses) / len(losses), rel=1e-9)
 
 
 def test_embeddings_that_are_all_alike_have_the_known_loss() -> None:
@@ -360,8 +395,20 @@ def test_validation_finds_the_place_when_embeddings_are_places() -> None:
     found = match_errors(embed, boxes, (2, 2, 2))
     assert found["match_within_cell"] > 0.9
     assert found["cycle_mm"] < 2.0
+    # S needs both maps: a fine one that is the same everywhere leaves the place to the coarse one, and so the other way
+    for constant in range(2):
+        half = match_errors(
+            lambda image, constant=constant: [  # type: ignore[misc]
+                torch.full_like(x, 0.4) if k == constant else x for k, x in enumerate(embed(image))
+            ],
+            boxes,
+            (2, 2, 2),
+        )
+        assert half["match_mm"] < 5.0
     flat = match_errors(lambda image: [torch.full_like(x, 0.4) for x in embed(image)], boxes, (2, 2, 2))
     assert flat["match_mm"] > 5.0
+    assert flat["match_within_cell"] < 0.3
+    assert "cycle_mm" not in match_errors(embed, [Box("a"), Box("a")], (2, 2, 2))  # another case's box is needed
     assert flat["cycle_mm"] > 5.0
     assert flat["cycle_chance_mm"] > 5.0
 
@@ -371,8 +418,22 @@ def test_validation_finds_the_place_when_embeddings_are_places() -> None:
 
 def test_lengths_follow_the_cells_of_the_plan_unless_they_are_mm() -> None:
     networks = small_networks(features=(4, 8, 12, 16, 16), patch_size=(32, 32, 32))
-    assert AnatEmbed(SMALL, networks).unit[0] == pytest.approx(0.5)  # cells of 2 mm
-    assert AnatEmbed(replace(SMALL, scale_lengths=False), networks).unit == (1.0, 1.0)
+    method = AnatEmbed(SMALL, networks)
+    assert method.strides == [(2, 2, 2), (16, 16, 16)]
+    assert method.unit[0] == pytest.approx(0.5)  # cells of 2 mm
+    assert method.unit[1] == pytest.approx(16 / (8 * 32 * 32) ** (1 / 3))
+    assert method.height_unit == pytest.approx(2.0)  # of 16 mm in place of 8
+    method = AnatEmbed(replace(SMALL, scale_lengths=False), networks)
+    assert (*method.unit, method.height_unit) == (1.0, 1.0, 1.0)
+
+
+def test_raw_values_are_windowed_once_by_the_views_or_outside_of_training_by_the_method() -> None:
+    method = AnatEmbed(replace(SMALL, values="raw"), small_networks()).eval()
+    image = torch.randn(1, 1, 16, 32, 32) * 1500
+    windowed = (image.clamp(-1024, 3071) + 1024) / 4095
+    with torch.no_grad():
+        raw = method.embed(image)
+        torch.testing.assert_close(method.train().embed(windowed), raw)
 
 
 def test_the_paper_preset_has_the_published_heads_and_refuses_other_plans() -> None:
@@ -399,3 +460,15 @@ def test_mr_is_changed_more_than_ct() -> None:
     (mr,) = AnatEmbed.views(SMALL, mr_networks.plan, mr_networks.data).groups
     assert {type(op).__name__ for op in mr.intensity.ops} > {type(op).__name__ for op in ct.intensity.ops}
     assert math.prod(ct.size) <= SMALL.view_voxels
+
+
+def test_views_zoom_turn_and_overlap_as_the_presets_say() -> None:
+    networks = small_networks(patch_size=(32, 96, 96), case_shape=(60, 140, 140), features=(4,) * 4)
+    object.__setattr__(networks.plan, "spacing_mm", (2.0, 2.0, 2.0))
+    for config, turned_by, overlap in (
+        (AnatEmbedConfig(), 10.0, 0.2),
+        (AnatEmbedTrainer.presets["paper"].method, 0.0, 0.0),
+    ):
+        (group,) = AnatEmbed.views(config, networks.plan, networks.data).groups
+        assert group.geometry == Geometry(scale=(0.8, 1.2), rotation_deg=turned_by)
+        assert (group.count, group.place, group.min_overlap) == (2, "around_anchor", overlap)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from nnssl_alice.casa import Aligned, FeatureHeads, LogitAttention
@@ -14,20 +16,24 @@ from nnssl_alice.config import AliceConfig
 from nnssl_alice.method import Alice
 from nnssl_alice.tokens import merged, query_stage, tokens
 from nnssl_alice.trainer import AliceTrainer
-from nnssl_alice.views import KEY, QUERY
+from nnssl_alice.views import KEY, OWN, PARTNER, QUERY
 from torch import Tensor, nn
 
 from nnssl.blocks.deferred import commit_all
 from nnssl.blocks.pooling import pool
+from nnssl.data.sampler import draw_sample
 from nnssl.encoders.pyramid import PlanUNet
 from nnssl.engine.optim import Schedule
 from nnssl.engine.recipe import resolve
 from nnssl.errors import PlanError, RecipeError
 from nnssl.method import Batch, Losses
-from nnssl.needs import BodyMask, MatchedPoints
+from nnssl.needs import BodyMask, Match, MatchedPoints
 from nnssl.nnunet import build_network
 from nnssl.testing import check_method
 from nnssl.testing_world import commit, local_step, noise_batch, small_networks
+from nnssl.views.intensity import Window
+from nnssl.views.spec import Intensity
+from tests.volumes import collect, ramp, write_case
 
 SMALL = AliceConfig(prototypes=16, hidden=12, bottleneck=8, casa_width=8, most_queries=16, most_memory=32)
 PLAIN = replace(SMALL, head_norm="none", body_only=False)
@@ -421,6 +427,73 @@ def test_padding_counts_nowhere() -> None:
     air = {name: replace(s, sidecars={"body": [lattice] * 4}) for name, s in batch.sources.items()}
     nothing = loss_of(method, replace(batch, sources=air))
     assert nothing.parts["patch"] == 0 and nothing.total.isfinite()
+
+
+# ------------------------------------------------------------------------------------------------ views
+
+
+@pytest.mark.parametrize("jitter_mm", [0.0, 8.0])
+def test_crops_lie_on_the_matched_points_of_two_cases_and_move_by_one_vector(tmp_path: Path, jitter_mm: float) -> None:
+    cases = [write_case(tmp_path, name, ramp((20, 20, 20)), spacing_mm=(2.0, 1.0, 1.0)) for name in ("a", "b")]
+    places = np.array([[30.0, 21.0, 40.0], [40.0, 38.0, 33.0]])  # mm; near the borders of cases of 40 x 20 x 20 mm
+    a, b = ((x, y, z) for x, y, z in places.tolist())
+    row = Match(case_a="a", point_a_mm=a, case_b="b", point_b_mm=b, score=1.0)
+    data = replace(collect(*cases), matches={("Dataset001_Test", "a"): (row,)})
+    spec = Alice.views(replace(PLAIN, jitter_mm=jitter_mm), (networks := world()).plan, networks.data)
+    shifts = []
+    for key in range(12):
+        drawn = draw_sample(data, spec, cases[0], key, 0)
+        assert [drawn.sources[name].entry.case_id for name in (OWN, PARTNER)] == ["a", "b"]
+        moved = np.stack([drawn.sources[name].anchor_mm for name in (OWN, PARTNER)]) - places
+        np.testing.assert_allclose(moved[0], moved[1], atol=1e-9)
+        shifts.append(moved[0])
+        for group, source in zip(spec.groups, (OWN, PARTNER), strict=True):
+            middle = (np.array(group.size) - 1) / 2
+            centre = (drawn.views[group.name][0].to_case @ [*middle, 1.0])[:3] * [2, 1, 1] + [10, 20, 30]
+            assert (np.abs(centre - drawn.sources[source].anchor_mm) <= np.array([1.0, 0.5, 0.5]) + 1e-9).all()
+    assert np.abs(shifts).max() <= jitter_mm and (np.ptp(shifts, axis=0) > jitter_mm).all() == (jitter_mm > 0)
+
+
+def test_published_values_are_windowed_by_the_views_and_outside_of_training_by_the_method() -> None:
+    networks = world(patch_size=(64, 64, 64), case_shape=(80, 80, 80))
+    config = replace(PLAIN, published_views=True)
+    for group in Alice.views(config, networks.plan, networks.data).groups:
+        assert group.intensity == Intensity(ops=(Window.fixed((-125.0, 225.0)),))
+    assert [group.intensity for group in Alice.views(PLAIN, networks.plan, networks.data).groups] == [None, None]
+    method = Alice(config, networks).eval()
+    image = torch.randn(1, 1, 16, 16, 16) * 400
+    with torch.no_grad():
+        seen = method.features(image).vector
+        expected = pool(method.student.unet((image.clamp(-125, 225) + 125) / 350)[-1], config.pooling)
+    torch.testing.assert_close(seen, expected)
+    assert method.export_network().raw_window == (-125.0, 225.0)
+
+
+def test_tokens_of_gaps_are_what_a_sparse_decoder_sees_of_hidden_places_and_have_no_decay() -> None:
+    method, batch = exact(FORMS["sparse"])
+    groups = method.parameter_groups()
+    for group, there in zip(groups, (False, True), strict=True):
+        assert all(any(p is gap for p in group["params"]) == there for gap in method.gaps)  # type: ignore[attr-defined]
+    assert groups[1]["weight_decay_factor"] == 0.0
+    crops = method._crops(batch)
+    maps, decoded = method._seen(crops)
+    with torch.no_grad():
+        for gap in method.gaps:
+            gap.add_(1.0)
+    again, changed = method._seen(crops)
+    assert all(torch.equal(x, y) for x, y in zip(maps, again, strict=True))
+    assert not torch.equal(decoded[0], changed[0])
+
+
+def test_what_is_logged_of_the_attention_is_its_entropy_and_its_share() -> None:
+    for weights, entropy in ((torch.full((1, 2, 3, 5), 0.2), 1.0), (torch.eye(5)[None, None, :3], 0.0)):
+        assert Aligned(torch.zeros(1, 3, 4), weights, None).attention_entropy().item() == pytest.approx(entropy)
+    layer, x = LogitAttention(6), torch.randn(1, 3, 6)
+    told = []
+    for factor in (1.0, 2.0):
+        layer.out.weight.data *= factor
+        told.append(layer(x, x, torch.ones(1, 3, dtype=torch.bool), lambda name, values: values).share)
+    assert told[1].item() == pytest.approx(2 * told[0].item(), rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------ stages and tokens

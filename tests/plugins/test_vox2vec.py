@@ -218,7 +218,8 @@ def test_the_vicreg_loss_is_that_of_a_naive_loop_over_answers_that_are_not_norma
 
 def test_retrieval_counts_voxels_whose_nearest_of_the_same_pair_is_themselves() -> None:
     torch.manual_seed(0)
-    first, second = (torch.nn.functional.normalize(torch.randn(12, 3), dim=1) for _ in range(2))
+    first, noise = torch.randn(2, 12, 3)
+    first, second = (torch.nn.functional.normalize(one, dim=1) for one in (first, first + 0.4 * noise))
     counted = torch.ones(2, 6, dtype=torch.bool)
     counted[0, 4:] = False
     right = 0
@@ -227,7 +228,7 @@ def test_retrieval_counts_voxels_whose_nearest_of_the_same_pair_is_themselves() 
         for i, row in enumerate(first[own].tolist()):
             scores = [sum(a * b for a, b in zip(row, other, strict=True)) for other in second[own].tolist()]
             right += scores.index(max(scores)) == i
-    assert 0 < right < 10
+    assert 5 <= right < 10
     assert _retrieval([first, second], counted).item() == pytest.approx(right / 10)
 
 

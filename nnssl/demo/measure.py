@@ -70,7 +70,7 @@ def load_case(folder: Path, case: str) -> LabelledCase:
 def summary(scores: Scores) -> dict[str, Any]:
     """Mean over cases with its bootstrap interval, and the cases."""
     values = np.array([value for value in scores.values() if not math.isnan(value)])
-    low, high = bootstrap_interval(values)
+    low, high = map(float, np.clip(bootstrap_interval(values), 0, 1))
     return {"mean": float(values.mean()), "low": low, "high": high, "cases": scores}
 
 

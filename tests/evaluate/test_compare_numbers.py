@@ -33,24 +33,33 @@ def test_runs_that_differ_widen_the_interval() -> None:
     assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
 
 
-def test_few_runs_are_moved_apart_by_students_factor() -> None:
+def test_few_runs_and_few_cases_are_moved_apart_by_students_factor() -> None:
     table = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]])
-    factor = t_quantile(0.975, 2) / 1.959964 * math.sqrt(3 / 2)
-    assert factor == pytest.approx(2.69, abs=0.01)
-    assert widened(table).mean(axis=1) == pytest.approx([1.5 - factor, 1.5, 1.5 + factor])
-    assert widened(table).mean() == pytest.approx(1.5)
-    assert widened(table[:1]) == pytest.approx(table[:1])
+    of_three, of_two = (t_quantile(0.975, n - 1) / 1.959964 * math.sqrt(n / (n - 1)) for n in (3, 2))
+    assert of_three == pytest.approx(2.69, abs=0.01)
+    assert widened(table).mean(axis=1) == pytest.approx([1.5 - of_three, 1.5, 1.5 + of_three])
+    assert widened(table).mean(axis=0) == pytest.approx([1.5 - of_two / 2, 1.5 + of_two / 2])
+    assert widened(table[:1, :1]) == pytest.approx(table[:1, :1])
 
 
-@pytest.mark.parametrize("runs", [3, 8])
-def test_the_interval_covers_the_truth_about_as_often_as_it_says(runs: int) -> None:
+def test_moving_apart_keeps_the_mean_of_what_counts() -> None:
+    table = np.array([[0.0, 1.0, np.nan, np.nan], [1.0, 3.0, np.nan, 0.0], [2.0, 4.0, np.nan, 9.0]])
+    moved = widened(table)
+    assert np.nanmean(moved) == pytest.approx(np.nanmean(table))
+    assert (np.isnan(moved) == np.isnan(table)).all()
+    assert np.isnan(two_way_interval(table * np.nan)).all()
+
+
+@pytest.mark.parametrize(("runs", "cases"), [(3, 25), (8, 25), (1, 6), (8, 6)])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(runs: int, cases: int) -> None:
     rng = np.random.default_rng(runs)
     hits = 0
-    for repeat in range(200):
-        effects = rng.normal(0.01, 0.02, (runs, 1)) + rng.normal(0, 0.03, (1, 25)) + rng.normal(0, 0.02, (runs, 25))
+    for repeat in range(300):
+        of_runs = rng.normal(0, 0.02 if runs > 1 else 0.0, (runs, 1))
+        effects = 0.01 + of_runs + rng.normal(0, 0.03, (1, cases)) + rng.normal(0, 0.02, (runs, cases))
         low, high = two_way_interval(effects, seed=repeat, resamples=400)
         hits += low <= 0.01 <= high
-    assert 0.9 < hits / 200 <= 1.0
+    assert 0.92 < hits / 300 <= 1.0
 
 
 def test_resampling_is_a_loop_over_rows_and_columns() -> None:
@@ -60,7 +69,11 @@ def test_resampling_is_a_loop_over_rows_and_columns() -> None:
     rng.multinomial(1, [1.0], 5)
     counts = rng.multinomial(7, np.full(7, 1 / 7), 5)
     drawn = [np.repeat(table[0], count) for count in counts]
-    assert resampled_means([table], resamples=5)[:, 0] == pytest.approx([np.nanmean(values) for values in drawn])
+    # one run and seven cases, six of which count: only the cases are moved apart
+    factor = t_quantile(0.975, 6) / 1.959964 * math.sqrt(7 / 6)
+    middle = np.nanmean(table)
+    expected = [middle + factor * (np.nanmean(values) - middle) for values in drawn]
+    assert resampled_means([table], resamples=5)[:, 0] == pytest.approx(expected)
 
 
 def test_scans_of_a_subject_are_averaged_first() -> None:
@@ -87,8 +100,26 @@ def test_a_gain_is_claimed_only_where_draws_agree() -> None:
     assert torn["verdict"] == "none"
     assert torn["p"] < 0.001  # the cases alone would have claimed it
     assert "no difference can be claimed" in torn["sentence"]
-    alone = difference(scratch[:1], scratch[:1] + 0.05)["sentence"]
-    assert alone.endswith("a gain for this one label draw, which does not show how much draws vary")
+
+
+def test_what_one_draw_shows_is_said_to_be_about_one_draw() -> None:
+    scratch = np.full((1, 20), 0.5) + np.linspace(0, 0.01, 20)
+    words = "; all this is about one draw of labels and seed, and not about how much draws vary"
+    for all_labels in (False, True):
+        assert difference(scratch, scratch + 0.05, all_labels=all_labels)["sentence"].endswith(words)
+    assert gap_closed(scratch, scratch + 0.1, scratch + 0.2)["sentence"].endswith(words)
+    two = np.repeat(scratch, 2, axis=0)
+    assert "one draw" not in difference(two, two + 0.05)["sentence"] + gap_closed(two, two + 0.1, two + 0.2)["sentence"]
+
+
+def test_a_gain_pairs_each_draw_and_subject() -> None:
+    """Scratch has no score where the class is nowhere; the pretrained arm's score of that draw has no partner."""
+    scratch = np.full((2, 8), 0.5) + np.array([[0.0], [0.2]])
+    pretrained = scratch + 0.1
+    scratch[0, :4] = np.nan
+    found = difference(scratch, pretrained)
+    assert found["gain"] == pytest.approx(0.1)
+    assert found["low"] == pytest.approx(0.1) == found["high"]
 
 
 def test_not_worse_with_all_labels_needs_the_interval() -> None:
@@ -125,9 +156,18 @@ def test_iterations_to_the_end_of_scratch() -> None:
     }
     found = reach(scratch, pretrained)
     assert (found["reached"], found["runs"], found["median"], found["scratch"]) == (2, 3, 100.0, 100)
+    assert "after 100 iterations (scratch itself first after 100 of its 100)" in found["sentence"]
     slow = reach(scratch, {key: [(0, 0.1), (100, 0.2)] for key in pretrained})
     assert slow["median"] is None
     assert slow["sentence"] == "reached scratch's final Dice in 0 of 3 runs"
+
+
+def test_scratch_itself_reaches_its_end_before_its_end() -> None:
+    """An arm that is scratch itself must not look faster than it."""
+    noisy = {(draw, 0): [(0, 0.0), (50, 0.7), (75, 0.5), (100, 0.6)] for draw in range(3)}
+    found = reach(noisy, noisy)
+    assert found["median"] == found["scratch_median"] == 50.0
+    assert found["scratch"] == 100
 
 
 def test_curves_are_averaged_over_draws() -> None:

@@ -45,22 +45,25 @@ def test_maps_of_different_shapes_are_refused() -> None:
         dice_per_class(np.zeros(2, int), np.zeros(3, int), [1])
 
 
-def test_the_bootstrap_interval_is_that_of_scipy() -> None:
+def test_the_bootstrap_interval_is_that_of_scipy_on_cases_moved_apart() -> None:
     differences = np.random.default_rng(1).normal(0.02, 0.05, 25)
-    expected = scipy.stats.bootstrap((differences,), np.mean, n_resamples=20_000, method="percentile", rng=2)
+    factor = scipy.stats.t.ppf(0.975, 24) / scipy.stats.norm.ppf(0.975) * math.sqrt(25 / 24)
+    apart = differences.mean() + factor * (differences - differences.mean())
+    expected = scipy.stats.bootstrap((apart,), np.mean, n_resamples=20_000, method="percentile", rng=2)
     found = bootstrap_interval(differences, resamples=20_000)
     assert found == pytest.approx(tuple(expected.confidence_interval), abs=0.001)
     assert found == bootstrap_interval(differences, resamples=20_000)
     assert found != bootstrap_interval(differences, resamples=20_000, seed=1)
 
 
-def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("cases", [6, 20])
+def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says(cases: int) -> None:
     rng = np.random.default_rng(0)
     hits = 0
-    for repeat in range(300):
-        low, high = bootstrap_interval(rng.normal(0.01, 0.02, 20), seed=repeat, resamples=500)
+    for repeat in range(400):
+        low, high = bootstrap_interval(rng.normal(0.01, 0.02, cases), seed=repeat, resamples=500)
         hits += low <= 0.01 <= high
-    assert 0.87 < hits / 300 < 0.98
+    assert 0.92 < hits / 400 < 0.98
 
 
 def test_wilcoxon_by_hand() -> None:

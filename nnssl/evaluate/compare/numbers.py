@@ -29,6 +29,7 @@ from nnssl.evaluate.subsets import ALL
 
 MARGIN = 0.005  # Dice; "not worse" with all labels
 METRIC_WORDS = {"dice": "Dice points", "nsd": "points of normalised surface distance"}
+ALONE = "; all this is about one draw of labels and seed, and not about how much draws vary"
 Table = npt.NDArray[np.float64]  # (draws, subjects)
 Curves = Mapping[tuple[int, int], Sequence[tuple[int, float]]]  # (draw, fold) -> (iteration, Dice)
 
@@ -94,7 +95,8 @@ def difference(scratch: Table, pretrained: Table, *, metric: str = "dice", all_l
         metric: "dice" or "nsd".
         all_labels: also say whether it is no worse by more than half a Dice point.
     """
-    paired = compare(list(mean(scratch, axis=0)), list(mean(pretrained, axis=0)))
+    differences = mean(pretrained - scratch, axis=0)
+    paired = compare([0.0] * len(differences), list(differences))
     low, high = two_way_interval(pretrained - scratch)
     normal = NormalDist()
     z = normal.inv_cdf((1 + CONFIDENCE) / 2)
@@ -103,18 +105,17 @@ def difference(scratch: Table, pretrained: Table, *, metric: str = "dice", all_l
     draws = len(scratch)
     units = "subjects" + (f" and {draws} label draws" if draws > 1 else "")
     sentence = found.sentence(what=METRIC_WORDS[metric], units=units)
-    if draws == 1:
-        sentence += " for this one label draw, which does not show how much draws vary"
-    made = {
+    made: dict[str, Any] = {
         "gain": found.gain, "low": low, "high": high, "p": found.p_value, "verdict": found.verdict,
-        "subjects": found.cases, "sentence": sentence,
+        "subjects": found.cases,
     }  # fmt: skip
     if all_labels:
-        enough = found.cases >= FEWEST_CASES and low > -MARGIN
-        words = "can be claimed" if enough else "cannot be claimed"
-        made["not_worse"] = enough
-        made["sentence"] = f"{sentence}; that it is not worse by {100 * MARGIN:g} {METRIC_WORDS[metric]} {words}"
-    return made
+        made["not_worse"] = found.cases >= FEWEST_CASES and low > -MARGIN
+        words = "can be claimed" if made["not_worse"] else "cannot be claimed"
+        sentence += f"; that it is not worse by {100 * MARGIN:g} {METRIC_WORDS[metric]} {words}"
+    if draws == 1:
+        sentence += ALONE
+    return {**made, "sentence": sentence}
 
 
 def gap_closed(scratch: Table, pretrained: Table, full: Table) -> dict[str, Any]:
@@ -141,29 +142,36 @@ def gap_closed(scratch: Table, pretrained: Table, full: Table) -> dict[str, Any]
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = percentiles(np.where(gaps > 0, (drawn[:, 1] - drawn[:, 0]) / gaps, np.nan))
     said = f"{share:.0%} of the gap to all labels closed, 95 % interval {low:.0%} to {high:.0%}; the gap is {words}"
+    said += ALONE if len(scratch) == 1 else ""
     return {**made, "share": share, "low": low, "high": high, "sentence": said}
 
 
 def reach(scratch: Curves, pretrained: Curves) -> dict[str, Any]:
     """Iterations after which the pretrained curve first reaches the end of scratch's of the same draw and fold.
 
+    Curves go up and down, so that scratch itself first reaches its end before its end: that is what to compare with.
+
     Returns:
-        runs, how many of them reached it, the median (None: half of them never did), scratch's iterations, a sentence.
+        runs, how many of them reached it, the median (None: half of them never did), scratch's own median, scratch's
+        iterations, a sentence.
     """
-    needed = []
-    for key, curve in scratch.items():
-        goal = curve[-1][1]
-        needed.append(next((float(step) for step, value in pretrained[key] if value >= goal), math.inf))
+    needed = [_first(pretrained[key], curve[-1][1]) for key, curve in scratch.items()]
     middle = float(np.median(needed))
+    own = float(np.median([_first(curve, curve[-1][1]) for curve in scratch.values()]))
     total = next(iter(scratch.values()))[-1][0]
     reached = sum(math.isfinite(value) for value in needed)
     said = f"reached scratch's final Dice in {reached} of {len(needed)} runs"
     if math.isfinite(middle):
-        said += f", in the median after {middle:g} iterations (scratch: {total})"
+        said += f", in the median after {middle:g} iterations (scratch itself first after {own:g} of its {total})"
     return {
         "runs": len(needed), "reached": reached, "median": middle if math.isfinite(middle) else None,
-        "scratch": total, "sentence": said,
+        "scratch_median": own if math.isfinite(own) else None, "scratch": total, "sentence": said,
     }  # fmt: skip
+
+
+def _first(curve: Sequence[tuple[int, float]], goal: float) -> float:
+    """The first iteration at which a curve is at least there; infinite where it never is."""
+    return next((float(step) for step, value in curve if value >= goal), math.inf)
 
 
 def mean_curve(curves: Curves) -> list[list[float | None]]:

@@ -80,12 +80,12 @@ def _overview(report: Mapping[str, Any]) -> list[str]:
             for arm, value in counted["differences"].items():
                 dice = value["dice"]
                 verdict = f'<span class="{escape(dice["verdict"])}">{_VERDICTS[dice["verdict"]]}</span>'
-                if dice["verdict"] != "none" and report["replicates"] == 1:
-                    verdict += ", for this one label draw"
                 if "not_worse" in dice and dice["verdict"] == "none":
                     verdict += (
                         "; no worse by 0.5 points" if dice["not_worse"] else "; nor that it is no worse by 0.5 points"
                     )
+                if report["replicates"] == 1:
+                    verdict += ", for this one draw"
                 share = found["gap_closed"].get(labels, {}).get(arm)
                 cells = [*map(escape, (target, label_words(labels), arm, value["against"]))]
                 rows.append(
@@ -94,7 +94,7 @@ def _overview(report: Mapping[str, Any]) -> list[str]:
                 )  # fmt: skip
     head = (
         "target", "labels", "checkpoint", "against", "gain in Dice, points", "gain in NSD, points",
-        "claim (Dice)", "share of label gap closed", "iterations to scratch's end",
+        "claim (Dice)", "share of label gap closed", "iterations to scratch's final Dice",
     )  # fmt: skip
     return [_table(head, rows), f"<p class='small'>{escape(_FOOTNOTE.format(report['tolerance_mm']))}</p>"]
 
@@ -121,7 +121,8 @@ def _share(found: Mapping[str, Any] | None) -> str:
 def _reach(found: Mapping[str, Any]) -> str:
     if found["median"] is None:
         return f"reached in {found['reached']} of {found['runs']} runs"
-    return f"{found['median']:g} of {found['scratch']} (reached in {found['reached']} of {found['runs']} runs)"
+    own = f"{found['median']:g}; scratch itself {found['scratch_median']:g} of {found['scratch']}"
+    return f"{own} (reached in {found['reached']} of {found['runs']} runs)"
 
 
 def _contestants(report: Mapping[str, Any]) -> str:

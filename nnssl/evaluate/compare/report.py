@@ -41,13 +41,14 @@ CAVEATS = (
     "Normalised surface distance is the share of both surfaces (by area of voxel faces) that lies within "
     "{tolerance:g} mm of the other. A class that neither prediction nor labels have counts nowhere, in Dice and in "
     "distance; one that only one of them has counts as 0.",
-    "Intervals (95 %) are bootstrap intervals over test subjects and label draws together, widened where draws are "
+    "Intervals (95 %) are bootstrap intervals over test subjects and label draws together, widened where either are "
     "few. About 8 draws are needed with 1 label. Scans of one subject are averaged first.",
     "p-values are of Wilcoxon's signed-rank test over subjects, on the mean of the draws; they ignore how draws vary "
     "and are not corrected for the number of comparisons. Claims are made by the intervals alone.",
     "Pretrained arms are compared with the better schedule from scratch. All arms of one length ran one schedule: one "
     "that suits scratch badly makes any pretraining look good. Tune it on a validation split, never on these cases.",
-    "Dice over epochs is of a few test cases on the preprocessed grid; lines are means over draws, bands their range.",
+    "Dice over epochs is of a few test cases on the preprocessed grid; lines are means over draws, bands their range. "
+    "Curves go up and down, so that scratch itself first reaches its final Dice before its end: compare with that.",
     "Ranks order point estimates, whether or not their intervals part.",
 )
 

@@ -86,7 +86,7 @@ def _row(values: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     for arm, scores in values.items():
         counted = np.array([value for value in scores.values() if not math.isnan(value)])
         if len(counted):
-            low, high = bootstrap_interval(counted)
+            low, high = map(float, np.clip(bootstrap_interval(counted), 0, 1))
             row[arm] = {"mean": float(counted.mean()), "low": low, "high": high, "subjects": len(counted)}
         else:
             row[arm] = None

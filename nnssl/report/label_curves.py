@@ -8,6 +8,7 @@ from typing import Any
 
 from nnssl.report.canvas import GREY, METRICS, beside, colours, figure, label_words, save, tidy
 
+_ABREAST = 3  # panels side by side: more are too small to read on a page
 Counts = Mapping[str, Any]  # {labels: {"arms": {arm: ..}, "differences": {arm: ..}}} in order
 
 
@@ -70,16 +71,21 @@ def draw_gains(path: Path, title: str, counts: Counts) -> None:
 
 
 def draw_epochs(path: Path, title: str, counts: Counts) -> None:
-    """Dice of some test cases while training, one panel a number of labels.
+    """Dice of some test cases while training, one panel a number of labels, at most three side by side.
 
     Args:
         path: of the PNG.
         title: the target.
         counts: {labels: {"arms": {arm: {"curve": [[iteration, mean, lowest, highest], ..]}}}} in order.
     """
-    drawn, panels = figure(1, len(counts), title=title, width=3.6, height=3.4, share_y=True)
+    columns = min(_ABREAST, len(counts))
+    rows = -(-len(counts) // columns)
+    drawn, panels = figure(rows, columns, title=title, width=3.6, height=3.1, share_y=True)
     palette = colours(_arms(counts))
-    for axes, (labels, found) in zip(panels[0], counts.items(), strict=True):
+    places = [axes for row in panels for axes in row]
+    for axes in places[len(counts) :]:
+        axes.set_visible(False)
+    for axes, (labels, found) in zip(places, counts.items(), strict=False):
         for arm, value in found["arms"].items():
             points: Sequence[Sequence[Any]] = [point for point in value["curve"] if point[1] is not None]
             x, y, low, high = (
@@ -90,7 +96,8 @@ def draw_epochs(path: Path, title: str, counts: Counts) -> None:
         axes.set_title(label_words(labels))
         axes.set_xlabel("iteration")
         tidy(axes)
-    panels[0][0].set_ylabel("Dice, %")
+    for row in panels:
+        row[0].set_ylabel("Dice, %")
     beside(panels[0][-1])
     save(drawn, path)
 

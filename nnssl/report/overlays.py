@@ -66,13 +66,18 @@ def draw_overlays(path: Path, title: str, rows: Sequence[Row], classes: Mapping[
     for axes_row, row in zip(panels, rows, strict=True):
         low, high = np.quantile(row.image, (0.01, 0.995))
         bright = max(low + (high - low) * _DIMMED, low + 1e-6)  # outlines are the brightest
-        for number, (axes, panel) in enumerate(zip(axes_row, row.panels, strict=True)):
+        for axes, panel in zip(axes_row, row.panels, strict=True):
             axes.imshow(row.image, cmap="gray", vmin=low, vmax=bright, aspect=row.aspect)
             for name, values in classes.items():
                 _outline(axes, np.isin(row.reference, values), "white", width=2.2)
                 _outline(axes, np.isin(panel.prediction, values), palette[name], width=1.3)
-            axes.set_title(panel.title if number else f"{row.title}\n{panel.title}", fontsize=8, loc="left")
+            axes.set_title(f"\n{panel.title}", fontsize=8, loc="left")
             axes.axis("off")
+        # no part of the layout: a long one would push the columns apart
+        axes_row[0].annotate(
+            row.title, (0, 1), xytext=(0, 17), textcoords="offset points", xycoords="axes fraction", fontsize=8,
+            fontweight="bold",
+        ).set_in_layout(False)  # fmt: skip
     lines = [Line2D([], [], color=colour, lw=2, label=f"predicted {name}") for name, colour in palette.items()]
     lines.append(Line2D([], [], color="white", lw=2, path_effects=_halo(2), label="reference"))
     fitting = max(1, int(_SIDE * len(rows[0].panels) / _LEGEND_ENTRY))

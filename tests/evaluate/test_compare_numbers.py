@@ -128,6 +128,8 @@ def test_not_worse_with_all_labels_needs_the_interval() -> None:
     assert difference(scratch, scratch - 0.02, all_labels=True)["not_worse"] is False
     assert difference(scratch[:, :5], scratch[:, :5], all_labels=True)["not_worse"] is False
     assert "not_worse" not in difference(scratch, scratch)
+    uncertain = scratch + np.linspace(-0.1, 0.1, 20)  # no loss on the mean, but the interval allows one
+    assert difference(scratch, uncertain, all_labels=True)["not_worse"] is False
 
 
 def test_the_share_of_the_gap_that_is_closed() -> None:

@@ -145,6 +145,7 @@ def test_the_page_is_whole_and_needs_no_other_file(root: Path, report: dict[str,
                 assert f"{100 * arm['dice']['mean']:.1f} [" in text
                 assert f"{100 * arm['nsd']['mean']:.1f} [" in text
     assert "saw all labelled cases of the target in every arm" in text
+    assert "Of 8 comparisons in Dice, <b>0</b> show a gain, <b>0</b> a loss, and <b>8</b> allow no claim." in text
     pictures = sorted(path.name for path in (root / "out").glob("Dataset004_Tiny_*.png"))
     assert pictures == [
         f"Dataset004_Tiny_{name}.png"
@@ -187,6 +188,19 @@ def test_other_settings_are_refused_and_more_labels_are_not(
     assert "settings differ in peak_lr" in " ".join(capsys.readouterr().err.split())
     assert compare("--labels", "1", "2", "--dry_run") == 0
     assert "24 of 48 trainings are done" in capsys.readouterr().out
+
+
+def test_the_page_says_that_one_draw_is_one_draw(root: Path, report: dict[str, Any], tmp_path: Path) -> None:
+    from nnssl.evaluate.compare.page import write_page
+
+    found = report["targets"]["Dataset004_Tiny"]["labels"]["all"]["differences"]["w"]
+    changed = {**found, "dice": {**found["dice"], "verdict": "none", "not_worse": True}}
+    report = json.loads(json.dumps(report).replace(json.dumps(found), json.dumps(changed)))
+    for draws, times in ((2, 0), (1, 8)):
+        page = write_page(tmp_path, {**report, "replicates": draws}, {}).read_text()
+        assert page.count("for this one draw") == times
+        assert ("All are about one draw of labels and seed" in page) == (draws == 1)
+        assert "no worse by 0.5 points: yes" in page
 
 
 def test_text_is_escaped(root: Path, report: dict[str, Any], tmp_path: Path) -> None:

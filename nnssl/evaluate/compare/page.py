@@ -18,10 +18,12 @@ _METRICS = {"dice": "Dice, %", "nsd": "NSD, %"}
 _NOTHING = "-"
 _FOOTNOTE = (
     "In brackets: 95 % intervals over subjects and label draws. NSD: normalised surface distance, the share of both "
-    "surfaces that lies within {:g} mm of the other; more is better."
+    "surfaces that lies within {:g} mm of the other; more is better. No claim: 0 lies within the interval, or the test "
+    "subjects are too few. Iterations: the median of the runs, and beside it that of scratch itself, whose curve goes "
+    "up and down, too."
 )
-_ABOVE = 1  # pictures before the sentences: the gains
-_VERDICTS = {"gain": "gain", "loss": "loss", "none": "no difference can be claimed"}
+_OPEN = 3  # pictures to see at once: gains, labels, epochs; the long ones unfold
+_VERDICTS = {"gain": "gain", "loss": "loss", "none": "no claim"}
 
 
 def sentences(report: Mapping[str, Any]) -> list[str]:
@@ -73,30 +75,44 @@ def _checkpoints(report: Mapping[str, Any]) -> str:
 
 
 def _overview(report: Mapping[str, Any]) -> list[str]:
-    """One row a target, number of labels and checkpoint."""
-    rows = []
+    """How many claims there are, and a table of one row a target, number of labels and checkpoint."""
+    rows, verdicts = [], []
     for target, found in report["targets"].items():
         for labels, counted in found["labels"].items():
             for arm, value in counted["differences"].items():
-                dice = value["dice"]
-                verdict = f'<span class="{escape(dice["verdict"])}">{_VERDICTS[dice["verdict"]]}</span>'
-                if "not_worse" in dice and dice["verdict"] == "none":
-                    verdict += (
-                        "; no worse by 0.5 points" if dice["not_worse"] else "; nor that it is no worse by 0.5 points"
-                    )
-                if report["replicates"] == 1:
-                    verdict += ", for this one draw"
+                verdicts.append(value["dice"]["verdict"])
                 share = found["gap_closed"].get(labels, {}).get(arm)
-                cells = [*map(escape, (target, label_words(labels), arm, value["against"]))]
+                first = arm == next(iter(counted["differences"]))
+                begins = first and counted is next(iter(found["labels"].values()))
+                cells = [target if begins else "", label_words(labels) if first else "", arm, value["against"]]
                 rows.append(
-                    [*map(_whole, cells), _points(dice), _points(value["nsd"]), verdict, _share(share),
-                     escape(_reach(value["reach"]))]
+                    [*(_whole(escape(cell)) for cell in cells), _points(value["dice"]), _points(value["nsd"]),
+                     _claim(value["dice"], report), _share(share), _reach(value["reach"])]
                 )  # fmt: skip
     head = (
         "target", "labels", "checkpoint", "against", "gain in Dice, points", "gain in NSD, points",
         "claim (Dice)", "share of label gap closed", "iterations to scratch's final Dice",
     )  # fmt: skip
-    return [_table(head, rows), f"<p class='small'>{escape(_FOOTNOTE.format(report['tolerance_mm']))}</p>"]
+    footnote = f"<p class='small'>{escape(_FOOTNOTE.format(report['tolerance_mm']))}</p>"
+    return [f"<p>{_tally(verdicts, report)}</p>", _table(head, rows), footnote]
+
+
+def _tally(verdicts: Sequence[str], report: Mapping[str, Any]) -> str:
+    """The claims counted, and how many there would be by chance."""
+    gains, losses = verdicts.count("gain"), verdicts.count("loss")
+    said = f"Of {len(verdicts)} comparisons in Dice, <b>{gains}</b> show a gain, <b>{losses}</b> a loss, and "
+    said += f"<b>{len(verdicts) - gains - losses}</b> allow no claim. "
+    if report["replicates"] == 1:
+        said += "All are about one draw of labels and seed, and not about how much draws vary. "
+    return said + "Where nothing differs at all, 1 in 20 such comparisons still claims something."
+
+
+def _claim(dice: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """The verdict as a badge, and what goes with it."""
+    said = f'<span class="badge {escape(dice["verdict"])}">{_VERDICTS[dice["verdict"]]}</span>'
+    if "not_worse" in dice and dice["verdict"] == "none":
+        said += f"<br>no worse by 0.5 points: {'yes' if dice['not_worse'] else 'cannot be claimed'}"
+    return said + ("<br>for this one draw" if report["replicates"] == 1 else "")
 
 
 def _whole(cell: str) -> str:
@@ -106,7 +122,7 @@ def _whole(cell: str) -> str:
 
 def _points(value: Mapping[str, Any]) -> str:
     interval = f"[{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
-    return f"<b>{100 * value['gain']:+.1f}</b> {_whole(interval)}"
+    return f"<b>{100 * value['gain']:+.1f}</b><br>{_whole(interval)}"
 
 
 def _share(found: Mapping[str, Any] | None) -> str:
@@ -115,14 +131,15 @@ def _share(found: Mapping[str, Any] | None) -> str:
     if found["share"] is None:
         return "no gap can be claimed"
     interval = f"[{found['low']:.0%}, {found['high']:.0%}]"
-    return f"<b>{found['share']:.0%}</b> {_whole(interval)}"
+    return f"<b>{found['share']:.0%}</b><br>{_whole(interval)}"
 
 
 def _reach(found: Mapping[str, Any]) -> str:
+    runs = f"{found['reached']} of {found['runs']} runs"
     if found["median"] is None:
-        return f"reached in {found['reached']} of {found['runs']} runs"
-    own = f"{found['median']:g}; scratch itself {found['scratch_median']:g} of {found['scratch']}"
-    return f"{own} (reached in {found['reached']} of {found['runs']} runs)"
+        return f"not reached<br>{_whole(runs)}"
+    own = _whole(f"[scratch {found['scratch_median']:g}]")
+    return f"<b>{found['median']:g}</b> {own}<br>{_whole(runs)}"
 
 
 def _contestants(report: Mapping[str, Any]) -> str:
@@ -135,14 +152,20 @@ def _contestants(report: Mapping[str, Any]) -> str:
         )
         cells = (
             arm, about["weights"] or "no pretraining", _NOTHING if about["weights"] is None else
-            "unknown" if hours is None else f"{hours:.3g}", f"{spent:.3g}", f"{report['mean_rank'][arm]:.2f}",
+            "unknown" if hours is None else _time(hours), _time(spent), f"{report['mean_rank'][arm]:.2f}",
         )  # fmt: skip
-        rows.append([_whole(escape(cells[0])), *(escape(cell) for cell in cells[1:])])
+        path = f'<span class="path">{escape(cells[1])}</span>'
+        rows.append([_whole(escape(cells[0])), path, *(_whole(escape(cell)) for cell in cells[2:])])
     head = (
-        "arm", "starts from", "hours of pretraining", "hours of all its fine-tunings",
+        "arm", "starts from", "time of pretraining", "time of all its fine-tunings",
         "mean rank over targets and numbers of labels",
     )  # fmt: skip
     return _table(head, rows)
+
+
+def _time(hours: float) -> str:
+    """In the unit that suits it."""
+    return f"{hours:.3g} h" if hours >= 1 else f"{60 * hours:.2g} min"
 
 
 def _target(
@@ -157,9 +180,12 @@ def _target(
     parts += [f'<p class="warning">{escape(warning)}</p>' for warning in found["warnings"]]
     if found["longer"]:
         parts.append(f"<p>{escape(found['longer'])}</p>")
-    parts += [_picture(target, caption, file) for caption, file in list(pictures.items())[:_ABOVE]]
+    shown = [_picture(target, caption, file) for caption, file in pictures.items()]
+    parts += shown[:_OPEN]
+    for caption, picture in zip(list(pictures)[_OPEN:], shown[_OPEN:], strict=True):
+        parts.append(_folded(caption, picture))
+    parts.append("<h3>In words</h3>")
     parts += _target_sentences(found)
-    parts += [_picture(target, caption, file) for caption, file in list(pictures.items())[_ABOVE:]]
     parts.append("<h3>Scores</h3>")
     for metric, words in _METRICS.items():
         parts.append(_scores(found, metric, words))
@@ -170,11 +196,11 @@ def _target(
 
 
 def _target_sentences(found: Mapping[str, Any]) -> list[str]:
-    """A heading a number of labels and checkpoint, and what its intervals allow to say."""
+    """What the intervals allow to say of each checkpoint; a number of labels unfolds."""
     parts = []
-    for labels, counted in found["labels"].items():
+    for number, (labels, counted) in enumerate(found["labels"].items()):
+        said_of = []
         for arm, value in counted["differences"].items():
-            heading = f"{label_words(labels)}: {arm} against {value['against']}"
             said = [
                 f"{value[metric]['sentence']} (Wilcoxon over subjects alone: p = {value[metric]['p']:.2g})."
                 for metric in _METRICS
@@ -184,7 +210,8 @@ def _target_sentences(found: Mapping[str, Any]) -> list[str]:
             if share is not None:
                 said.append(f"{share['sentence']}.")
             capital = [sentence[:1].upper() + sentence[1:] for sentence in said]
-            parts.append(f"<h3>{escape(heading)}</h3>{_list(capital)}")
+            said_of.append(f"<h4>{escape(arm)} against {escape(value['against'])}</h4>{_list(capital)}")
+        parts.append(_folded(f"With {label_words(labels)}", "".join(said_of), opened=number == 0))
     return parts
 
 

@@ -16,8 +16,8 @@ h3 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
 table { border-collapse: collapse; margin: .6rem 0 1rem; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--soft); border-bottom: 2px solid var(--line);
   padding: .35rem .8rem .35rem 0; vertical-align: bottom; }
-td { border-bottom: 1px solid var(--line); padding: .35rem .8rem .35rem 0; vertical-align: top;
-  overflow-wrap: anywhere; }
+td { border-bottom: 1px solid var(--line); padding: .35rem .8rem .35rem 0; vertical-align: top; }
+h4 { font-size: .95rem; margin: .9rem 0 .2rem; }
 td:first-child, th:first-child { padding-left: .3rem; }
 figure { margin: 1.4rem 0; }
 img { max-width: 100%; height: auto; display: block; border: 1px solid var(--line); border-radius: 8px; }
@@ -25,11 +25,14 @@ figcaption { color: var(--soft); font-size: .85rem; margin-top: .35rem; }
 .warning { background: #fff6dd; border-left: 4px solid #e6a700; padding: .5rem .9rem; margin: .5rem 0; }
 .whole { white-space: nowrap; }
 .small { color: var(--soft); font-size: .85rem; margin-top: -.5rem; }
-.gain { color: #06623b; font-weight: 600; }
-.loss { color: #a11515; font-weight: 600; }
-.none { color: var(--soft); }
+.path { overflow-wrap: anywhere; display: block; min-width: 14rem; }
+.badge { display: inline-block; padding: .05rem .55rem; border-radius: 999px; white-space: nowrap; }
+.gain { color: #06623b; background: #ddf3e7; font-weight: 600; }
+.loss { color: #a11515; background: #fbe3e1; font-weight: 600; }
+.none { color: var(--soft); background: #eef1f5; }
 li { margin: .15rem 0; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; color: var(--accent); }
+@media (max-width: 40rem) { main { margin: 0; padding: 1rem; border-radius: 0; } }
 @media print { body { background: #fff; } main { box-shadow: none; margin: 0; padding: 0; } }
 """

@@ -49,12 +49,13 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     from nnssl.export.other import for_nnunet
     from nnssl.export.rows import Commands
     from nnssl.export.sources import OURS, maker, read_any
-    from nnssl.export.target_plan import read_target_plan
+    from nnssl.export.target_plan import read_target_plan, with_orientation
     from nnssl.paths import dataset, folders
 
     where = folders()
     name = dataset(arguments.dataset, where=where)
     target = read_target_plan(name, where, plans_name=arguments.plans, configuration=arguments.configuration)
+    target = with_orientation(target, name, where)
     weights = for_nnunet(read_any(arguments.weights))
     ours = shlex.join([str(arguments.weights), "-d", arguments.dataset])
     plan = shlex.join(["-p", arguments.plans, "-c", arguments.configuration])

@@ -45,12 +45,15 @@ class TargetPlan:
         configuration: name of the configuration.
         chosen: that configuration with what it inherits.
         channel_names: of the target's dataset.json; empty where there is none.
+        orientation: how most of its scans lie once nnU-Net has ordered their axes, as `planning.orientation.codes` says
+            it; None: not looked at.
     """
 
     plans: Mapping[str, Any]
     configuration: str
     chosen: Mapping[str, Any]
     channel_names: tuple[str, ...] = ()
+    orientation: str | None = None
 
     @property
     def channels(self) -> int:

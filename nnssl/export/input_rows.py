@@ -15,6 +15,7 @@ from nnssl.export.rows import Commands, Row, Verdict
 
 SPACING_NOTE, SPACING_NO = 1.1, 2.0  # ratio of voxel sizes: worth a word; structures look like others
 OFFSET_NO, SCALE_NO = 0.25, 1.5  # CT statistics apart by a quarter of a standard deviation, or by half the scale
+_END_OF = {letter: axis for axis, ends in enumerate(("RL", "AP", "IS")) for letter in ends}
 _CT = "CTNormalization"
 _INTENSITIES = "foreground_intensity_properties_per_channel"
 
@@ -120,6 +121,11 @@ def _intensities(weights: Weights, target: TargetPlan, channel: int, origin: int
 
 
 def _axes(weights: Weights, target: TargetPlan) -> Row:
+    """How scans lie, where both sides say it; otherwise the order of axes, which is all that plans know."""
+    data = weights.provenance.get("data")
+    lay = data.get("orientation") if isinstance(data, Mapping) else None
+    if target.orientation and isinstance(lay, str) and len(lay) == 3 and {_END_OF.get(end) for end in lay} == {0, 1, 2}:
+        return _orientation(lay, target.orientation)
     learned, chosen = weights.plans.get("transpose_forward"), target.plans.get("transpose_forward")
     if learned is None:
         return Row(what="axis order", weights="not said", target=_list(chosen), verdict="unknown")
@@ -131,6 +137,26 @@ def _axes(weights: Weights, target: TargetPlan) -> Row:
         verdict="fits" if same else "no",
         consequence="" if same else "the body lies along other axes than learned (transpose_forward)",
         fix="" if same else "plan with -overwrite_target_spacing so that the same axis is the coarsest",
+    )
+
+
+def _orientation(learned: str, chosen: str) -> Row:
+    turned = [_END_OF[letter] for letter in learned] != [_END_OF[letter] for letter in chosen]
+    mirrored = learned != chosen and not turned
+    consequence, fix = "", ""
+    if turned:
+        consequence = "the body lies along other axes than learned"
+        fix = "turn the data set's scans to the weights' orientation, or pretrain on scans that lie alike"
+    elif mirrored:
+        sides = " and ".join("DHW"[axis] for axis in range(3) if learned[axis] != chosen[axis])
+        consequence = f"along {sides} the body is mirrored against what was learned"
+    return Row(
+        what="orientation",
+        weights=learned,
+        target=chosen,
+        verdict="no" if turned else "note" if mirrored else "fits",
+        consequence=consequence,
+        fix=fix,
     )
 
 

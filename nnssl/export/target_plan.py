@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from nnssl.errors import ExportError, PlanError
 from nnssl.export.adaptation import resolved_configuration
 from nnssl.export.fitted import TargetPlan
 from nnssl.paths import Folders
+from nnssl.planning.cases import read_raw_dataset
+from nnssl.planning.orientation import codes
 from nnssl.planning.planner import load_plans, plans_path
+from nnssl.planning.reading import read_image
+
+_LOOKED_AT = 5  # scans: reading them takes time, and most data sets are of one orientation
 
 
 def read_target_plan(name: str, where: Folders, *, plans_name: str, configuration: str) -> TargetPlan:
@@ -40,6 +46,22 @@ def read_target_plan(name: str, where: Folders, *, plans_name: str, configuratio
     return TargetPlan(
         plans=plans, configuration=configuration, chosen=chosen, channel_names=_channel_names(name, where)
     )
+
+
+def with_orientation(target: TargetPlan, name: str, where: Folders) -> TargetPlan:
+    """The target, with how most of its first scans lie; unchanged where the raw scans are not here.
+
+    Raises:
+        DataError: a scan cannot be read.
+    """
+    if not (where.raw / name / "dataset.json").is_file():
+        return target
+    cases = read_raw_dataset(name, where).cases[:_LOOKED_AT]
+    reader = str(target.plans["image_reader_writer"])
+    order = target.plans["transpose_forward"]
+    raw = [codes(read_image(case.files[:1], reader).to_world) for case in cases]
+    found = ["".join(letters[axis] for axis in order) for letters in raw]
+    return replace(target, orientation=max(sorted(set(found)), key=found.count)) if found else target
 
 
 def _channel_names(name: str, where: Folders) -> tuple[str, ...]:

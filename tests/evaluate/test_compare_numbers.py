@@ -122,6 +122,14 @@ def test_a_gain_pairs_each_draw_and_subject() -> None:
     assert found["low"] == pytest.approx(0.1) == found["high"]
 
 
+def test_the_least_gain_that_would_have_shown_comes_from_the_intervals_width() -> None:
+    rng = np.random.default_rng(6)
+    found = difference(np.zeros((4, 20)), rng.normal(0, 0.05, (4, 20)))
+    assert found["verdict"] == "none"
+    least = 100 * (1.959964 + 0.841621) * (found["high"] - found["low"]) / 2 / 1.959964
+    assert f"would show one of {least:.1f} or more" in found["sentence"]
+
+
 def test_not_worse_with_all_labels_needs_the_interval() -> None:
     scratch = np.full((2, 20), 0.8)
     assert difference(scratch, scratch - 0.002, all_labels=True)["not_worse"] is True
@@ -135,9 +143,9 @@ def test_not_worse_with_all_labels_needs_the_interval() -> None:
 def test_the_share_of_the_gap_that_is_closed() -> None:
     rng = np.random.default_rng(4)
     scratch = 0.5 + rng.normal(0, 0.02, (8, 30))
-    found = gap_closed(scratch, scratch + 0.15 + rng.normal(0, 0.01, (8, 30)), np.full((8, 30), 0.8))
-    assert found["share"] == pytest.approx(0.5, abs=0.02)
-    assert 0.45 < found["low"] < found["share"] < found["high"] < 0.55
+    found = gap_closed(scratch, scratch + 0.09 + rng.normal(0, 0.01, (8, 30)), np.full((8, 30), 0.8))
+    assert found["share"] == pytest.approx(0.3, abs=0.02)
+    assert 0.25 < found["low"] < found["share"] < found["high"] < 0.35
     assert "of the gap to all labels closed, 95 % interval" in found["sentence"]
 
 

@@ -72,6 +72,8 @@ def test_wilcoxon_by_hand() -> None:
     # ranks 1..5, the smallest negative: W = 1, P(W <= 1) = 2 / 32 a side
     assert wilcoxon_p(np.array([-0.1, 0.2, 0.3, 0.4, 0.5])) == pytest.approx(4 / 32)
     assert wilcoxon_p(np.zeros(8)) == 1.0
+    # subjects without a difference are left out, as Wilcoxon did
+    assert wilcoxon_p(np.array([0.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5])) == pytest.approx(0.0625)
 
 
 def test_the_smallest_gain_is_2_8_standard_errors() -> None:

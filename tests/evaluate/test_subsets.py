@@ -21,6 +21,13 @@ def test_larger_subsets_hold_the_smaller_ones_and_whole_subjects() -> None:
     assert set(drawn["1"]) < set(drawn["3"]) < set(drawn[ALL])
 
 
+def test_numbers_of_labels_that_are_added_later_change_no_draw() -> None:
+    fold = Fold(train=tuple(CASES), test=())
+    whole = nested(fold, SUBJECT_OF, ["1", "2", "3", ALL], seed=(0, 0, 0))
+    for labels in (["2"], ["3", "1"]):
+        assert nested(fold, SUBJECT_OF, labels, seed=(0, 0, 0)) == {count: whole[count] for count in labels}
+
+
 def test_draws_differ_and_repeat() -> None:
     fold = Fold(train=tuple(CASES), test=())
     draws = [tuple(nested(fold, SUBJECT_OF, ["2"], seed=(0, 0, draw))["2"]) for draw in range(6)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from nnssl.export.doctor import Diagnosis, diagnose
 from nnssl.export.read import load_content
 from nnssl.export.rows import Commands
 from nnssl.export.sources import OURS, PEER, STOCK, read_any
+from nnssl.export.target_plan import with_orientation
 from tests.export.unets import network, stock_checkpoint, target_plan, unet_plans
 from tests.export.weights import write_weights
+from tests.tiny import tiny_plans, workspace_folders
 
 COMMANDS = Commands(plan_like="nnssl_plan_like W -d 4", export="nnssl_export W -d 4")
 
@@ -102,6 +105,48 @@ def test_another_architecture_transfers_nothing_and_says_what_to_do(ours: Path) 
     assert (row.weights, row.target, row.fix) == ("PlainConvUNet", "ResidualEncoderUNet", "nnssl_plan_like W -d 4")
     assert found.encoder.share == 0
     assert "names are missing, first encoder.stem" in found.refused
+
+
+@pytest.mark.parametrize(
+    ("lies", "verdict", "words"),
+    [
+        ("SPL", "fits", ""),
+        ("SPR", "note", "along W the body is mirrored"),
+        ("IAL", "note", "along D and H"),
+        ("LPS", "no", "other axes"),
+        (None, "fits", ""),
+    ],
+)
+def test_scans_that_lie_otherwise_than_learned_are_told(
+    tmp_path: Path, ours: Path, lies: str | None, verdict: str, words: str
+) -> None:
+    content = torch.load(ours, weights_only=True)
+    content["provenance"]["data"] = {"orientation": "SPL"}
+    torch.save(content, tmp_path / "w.pth")
+    target = replace(target_plan(unet_plans(stages=4)), orientation=lies)
+    rows = diagnose(read_any(tmp_path / "w.pth"), target, COMMANDS).rows
+    row = next(row for row in rows if row.what in ("orientation", "axis order"))
+    assert (row.what == "axis order") == (lies is None)
+    assert row.verdict == verdict
+    assert words in row.consequence
+
+
+def test_a_weights_files_word_about_its_scans_may_be_nonsense(tmp_path: Path, ours: Path) -> None:
+    for nonsense in ("SPP", "up", 7, ["S", "P", "L"]):
+        content = torch.load(ours, weights_only=True)
+        content["provenance"]["data"] = {"orientation": nonsense}
+        torch.save(content, tmp_path / "w.pth")
+        target = replace(target_plan(unet_plans(stages=4)), orientation="SPL")
+        assert "axis order" in {row.what for row in diagnose(read_any(tmp_path / "w.pth"), target, COMMANDS).rows}
+
+
+def test_how_the_data_set_lies_is_read_from_its_scans(tiny_workspace: Path) -> None:
+    where = workspace_folders(tiny_workspace)
+    plans = tiny_plans("Dataset004_Tiny")
+    for order, expected in (([0, 1, 2], "SPL"), ([2, 0, 1], "LSP")):
+        target = replace(target_plan({**plans, "transpose_forward": order}), orientation=None)
+        assert with_orientation(target, "Dataset004_Tiny", where).orientation == expected
+    assert with_orientation(target, "Dataset999_Gone", where).orientation is None
 
 
 def test_a_small_difference_of_spacing_is_a_note(ours: Path) -> None:

@@ -38,6 +38,19 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Count, Count]] = {
     "plain, 7 stages": ({}, {"stages": 7}, Count(24, 0, 4), Count(30, 0, 6)),
     "ResEnc M, 2 channels": ({"residual": True}, {"residual": True, "channels": 2}, Count(220, 1, 0), Count(30, 0, 0)),
     "ResEnc M, anisotropic": ({"residual": True}, {"residual": True, "flat": 1}, Count(218, 3, 0), Count(28, 2, 0)),
+    "ResEnc M, 4 channels, anisotropic": (
+        {"residual": True},
+        {"residual": True, "channels": 4, "flat": 1},
+        Count(218, 3, 0),
+        Count(28, 2, 0),
+    ),
+    "ResEnc M, 5 stages": ({"residual": True}, {"residual": True, "stages": 5}, Count(173, 0, 0), Count(24, 0, 0)),
+    "ResEnc L, anisotropic, 2 channels": (
+        {"residual": True, "stages": 7},
+        {"residual": True, "stages": 7, "flat": 2, "channels": 2},
+        Count(260, 9, 0),
+        Count(32, 4, 0),
+    ),
     "ResEnc M to L": ({"residual": True}, {"residual": True, "stages": 7}, Count(221, 0, 48), Count(30, 0, 6)),
     "ResEnc L to M": ({"residual": True, "stages": 7}, {"residual": True}, Count(221, 0, 0), Count(30, 0, 0)),
 }

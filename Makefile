@@ -30,7 +30,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)         ## speed and memory; each prints a table and a JSON line (learning ones: by hand, see their heads)
-	@for name in preprocessing views engine methods ingest; do \
+	@for name in preprocessing views engine allocator methods ingest; do \
 		echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 

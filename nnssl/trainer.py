@@ -28,6 +28,7 @@ from nnssl.engine.feed import Feed
 from nnssl.engine.gate import PATIENCE, Gate
 from nnssl.engine.health import HealthProbe
 from nnssl.engine.journal import Journal
+from nnssl.engine.memory import keep_freed_memory
 from nnssl.engine.plan import check_batch, check_views, plan_info
 from nnssl.engine.recipe import Recipe
 from nnssl.engine.run_folder import FINAL, NEWEST, RunFolder, RunOptions
@@ -95,6 +96,8 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
         recipe = self.run_recipe = self.folder.recipe_for(type(self), self.options, self.device)
         self.num_epochs, self.num_iterations_per_epoch = recipe.epochs, recipe.steps_per_epoch
         distributed.set_threads(recipe.threads, self.device, deterministic=self.options.deterministic)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         needs = self.method.needs(recipe.method)
         check_batch(needs, recipe, ranks=world_size())
         self.batch_size = distributed.samples_per_micro_batch(recipe.batch_size, recipe.accumulate)

@@ -21,6 +21,7 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnssl.atomic import whole_file
+from nnssl.engine.memory import keep_freed_memory
 from nnssl.evaluate.finetune.schedule import MeasuredSchedule
 from nnssl.evaluate.finetune.trainer import NnsslFinetuneWarmup
 
@@ -48,6 +49,8 @@ class NnsslMeasuredFinetune(NnsslFinetuneWarmup):
 
     def on_train_start(self) -> None:
         """Begin, and measure where the training stands unless that is on record already."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
         super().on_train_start()
         points = self._points()
         if not points or points[-1]["iteration"] < self.iteration:  # a kill between checkpoint and measurement

@@ -8,7 +8,7 @@
 #
 # 1. Every trainer with its own recipe on nnU-Net's plan for hippocampus: OUT/estimate_TRAINER.json has seconds a step,
 #    share of waiting, peak memory, TFLOP/s (nnssl_estimate).
-# 2. Pretraining and few-label fine-tuning with that plan: OUT/real/compare/report.html (compare_hippocampus.py).
+# 2. Pretraining and few-label fine-tuning with that plan: OUT/real/compare/report.html (compare_real.py).
 set -euo pipefail
 
 out=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -16,7 +16,7 @@ device=${2:-cuda}
 source=${3:-../shared/data/Task04_Hippocampus}
 here=$(cd "$(dirname "$0")" && pwd)
 trainers=(MAETrainer Vox2VecTrainer DeSDTrainer DINO3DTrainer CADSTrainer AnatEmbedTrainer AliceTrainer)
-compare=(python "$here/compare_hippocampus.py" "$source" --out "$out/real" --plan nnUNetPlans -device "$device" -j 1)
+compare=(python "$here/compare_real.py" "$source" --out "$out/real" --plan nnUNetPlans -device "$device" -j 1)
 
 "${compare[@]}" --trainers "${trainers[@]}" --only_prepare
 for trainer in "${trainers[@]}"; do

@@ -86,9 +86,16 @@ class DINOHead(nn.Module):
         self.mlp = nn.Sequential(*layers)
         self.last_layer = Prototypes(bottleneck, prototypes)
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(N, K) logits in [-1, 1] of (N, width) vectors."""
-        x = self.mlp(pooled)
+    def forward(self, vectors: Tensor, counted: Tensor | None = None) -> Tensor:
+        """(N, K) logits in [-1, 1] of (N, width) vectors.
+
+        Args:
+            vectors: of crops, or of cells.
+            counted: (N,) bool, those that batch norm counts; None: all.
+        """
+        x = vectors
+        for layer in self.mlp:
+            x = layer(x, counted) if isinstance(layer, BatchNorm) else layer(x)
         # float32: the norm of a vector of 256 near-zero numbers is lost in half precision
         logits: Tensor = self.last_layer(F.normalize(wide(x), dim=-1))
         return logits

@@ -13,12 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnssl.blocks.collectives import BatchNorm
 from nnssl.blocks.heads import DINOHead, Prototypes
 from nnssl.blocks.losses import entropy, wide
 
 CODE_HEADS, CODE_KEY, CODE_HIDDEN = 8, 64, 2048  # of the published layer
 
 Drop = Callable[[str, Tensor], Tensor]  # (name, values): values with some of them dropped, keyed by the name
+
+
+class Tokens(NamedTuple):
+    """Cells of maps: `vectors` (N, n, C), and `counted` (N, n) bool, those inside the case."""
+
+    vectors: Tensor
+    counted: Tensor
 
 
 class Aligned(NamedTuple):
@@ -57,18 +65,45 @@ def _by_head(x: Tensor, heads: int) -> Tensor:
     return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
+class TokenNorm(nn.Module):
+    """Mean 0 and variance 1 of every channel over the counted tokens of all crops and ranks.
+
+    Behind instance norm the cells of a map are nearly alike (cosines near 1): unless they are parted, every query looks
+    at all of the memory alike, the answer is the same for all cells, and its distillation falls to the uniform one.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm(width, affine=False)
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """The same tokens, standardised."""
+        flat = self.norm(tokens.vectors.flatten(0, 1), tokens.counted.flatten())
+        return Tokens(flat.unflatten(0, tokens.counted.shape), tokens.counted)
+
+
 class FeatureHeads(nn.Module):
     """The paper's: S = zeta(softmax((W_q V)(W_k Y)^T / sqrt d) W_v Y), Y = projector(map); a DINO head for whole crops.
 
     Attributes:
         pooled_head: of a crop's vector.
         query, key, value: W_q, W_k, W_v, without bias.
+        memory_norm, query_norm, key_norm: of the map before the projector, of W_q V and of W_k Y; nothing where tokens
+            are not `normed`, as published.
         projector: phi; in the teacher, its average is psi.
         aligned_head: zeta.
     """
 
     def __init__(
-        self, *, pooled: DINOHead, aligned: DINOHead, query_width: int, memory_width: int, width: int, heads: int
+        self,
+        *,
+        pooled: DINOHead,
+        aligned: DINOHead,
+        query_width: int,
+        memory_width: int,
+        width: int,
+        heads: int,
+        normed: bool,
     ) -> None:
         """Heads on maps of given widths.
 
@@ -78,6 +113,7 @@ class FeatureHeads(nn.Module):
             query_width, memory_width: channels of the two maps.
             width: d times heads.
             heads: of the attention.
+            normed: standardise tokens where the attention compares them.
         """
         super().__init__()
         self.heads = heads
@@ -87,35 +123,40 @@ class FeatureHeads(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.aligned_head = aligned
+        self.memory_norm: nn.Module = TokenNorm(memory_width) if normed else nn.Identity()
+        self.query_norm: nn.Module = TokenNorm(width) if normed else nn.Identity()
+        self.key_norm: nn.Module = TokenNorm(width) if normed else nn.Identity()
 
     def classify(self, vectors: Tensor) -> Tensor:
         """(N, K) logits of whole crops' vectors."""
         logits: Tensor = self.pooled_head(vectors)
         return logits
 
-    def queries(self, tokens: Tensor) -> Tensor:
-        """W_q V of (N, n, C)."""
-        asked: Tensor = self.query(tokens)
+    def queries(self, tokens: Tokens) -> Tokens:
+        """W_q V."""
+        asked: Tokens = self.query_norm(Tokens(self.query(tokens.vectors), tokens.counted))
         return asked
 
-    def memory(self, tokens: Tensor) -> Tensor:
-        """phi of (N, m, C)."""
-        known: Tensor = self.projector(tokens)
-        return known
+    def memory(self, tokens: Tokens) -> Tokens:
+        """phi of a map."""
+        normed: Tokens = self.memory_norm(tokens)
+        return Tokens(self.projector(normed.vectors), tokens.counted)
 
-    def attend(self, queries: Tensor, memory: Tensor, counted: Tensor, drop: Drop) -> Aligned:
+    def attend(self, queries: Tokens, memory: Tokens, drop: Drop) -> Aligned:
         """The memory on query positions.
 
         Args:
             queries: of `queries`.
-            memory: of `memory`.
-            counted: (N, m) bool.
+            memory: of `memory`; what is not counted is not looked at.
             drop: dropout.
         """
-        keys, values = (_by_head(layer(memory), self.heads) for layer in (self.key, self.value))
-        weights = attention_weights(_by_head(queries, self.heads), keys, counted)
-        told = drop("attention", weights).to(values.dtype) @ values
-        return Aligned(self.aligned_head(told.transpose(1, 2).flatten(2)), weights, None)
+        known: Tokens = self.key_norm(Tokens(self.key(memory.vectors), memory.counted))
+        asked, keys = (_by_head(tokens.vectors, self.heads) for tokens in (queries, known))
+        weights = attention_weights(asked, keys, memory.counted)
+        values = _by_head(self.value(memory.vectors), self.heads)
+        told = (drop("attention", weights).to(values.dtype) @ values).transpose(1, 2).flatten(2)
+        logits = self.aligned_head(told.flatten(0, 1), queries.counted.flatten())
+        return Aligned(logits.unflatten(0, queries.counted.shape), weights, None)
 
     def prototypes(self) -> tuple[Prototypes, ...]:
         """The last layers."""
@@ -157,21 +198,21 @@ class LogitHeads(nn.Module):
         logits: Tensor = self.head(self.pooled_in(vectors))
         return logits
 
-    def queries(self, tokens: Tensor) -> Tensor:
+    def queries(self, tokens: Tokens) -> Tokens:
         """(N, n, K) logits of (N, n, C)."""
-        return self._logits(self.query_in(tokens))
+        return Tokens(self._logits(self.query_in(tokens.vectors)), tokens.counted)
 
-    def memory(self, tokens: Tensor) -> Tensor:
+    def memory(self, tokens: Tokens) -> Tokens:
         """(N, m, K) logits of (N, m, C)."""
-        return self._logits(self.memory_in(tokens))
+        return Tokens(self._logits(self.memory_in(tokens.vectors)), tokens.counted)
 
     def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.token_layer(F.normalize(wide(self.head.mlp(x)), dim=-1))
         return logits
 
-    def attend(self, queries: Tensor, memory: Tensor, counted: Tensor, drop: Drop) -> Aligned:
+    def attend(self, queries: Tokens, memory: Tokens, drop: Drop) -> Aligned:
         """As `FeatureHeads.attend`, between logits."""
-        aligned: Aligned = self.layer(queries, memory, counted, drop)
+        aligned: Aligned = self.layer(queries.vectors, memory.vectors, memory.counted, drop)
         return aligned
 
     def prototypes(self) -> tuple[Prototypes, ...]:

@@ -35,7 +35,7 @@ from nnssl.needs import BodyMask, MatchedPoints
 from nnssl.views.intensity.apply import apply_fixed
 from nnssl.views.spec import Size
 from nnssl_alice import PAPER
-from nnssl_alice.casa import Aligned, Drop, FeatureHeads, LogitHeads
+from nnssl_alice.casa import Aligned, Drop, FeatureHeads, LogitHeads, Tokens
 from nnssl_alice.config import AliceConfig
 from nnssl_alice.tokens import merged, query_stage, tokens
 from nnssl_alice.views import KEY, OWN, PARTNER, PUBLISHED_HU, QUERY, published_window, view_size, view_spec
@@ -132,15 +132,16 @@ class Alice(Method):
                 width=config.casa_width,
             )
         return FeatureHeads(
-            pooled=self._head(pooled, normed=True),
+            pooled=self._head(pooled),
             aligned=self._head(config.casa_width),
             query_width=query,
             memory_width=memory,
             width=config.casa_width,
             heads=config.casa_heads,
+            normed=config.head_norm == "everywhere",
         )
 
-    def _head(self, width: int, *, normed: bool = False) -> DINOHead:
+    def _head(self, width: int) -> DINOHead:
         """Eq. 1: s = W MLP(z) / |MLP(z)|, rows of W of length 1."""
         config = self.config
         return DINOHead(
@@ -148,7 +149,7 @@ class Alice(Method):
             config.prototypes,
             hidden=config.hidden,
             bottleneck=config.bottleneck,
-            norm=config.head_norm if normed else "none",
+            norm=config.head_norm,
         )
 
     def teacher_temperature(self, epoch: int) -> float:
@@ -214,6 +215,10 @@ class Alice(Method):
         ]
         return maps, unet.decoder(filled)
 
+    def _shown(self, crops: Crops) -> Tensor:
+        """(2B, 1, D, H, W) bool: voxels inside the case that the student's encoder knows (a dense one: all)."""
+        return crops.valid & crops.visible if self.config.sparse else crops.valid
+
     def _target(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The teacher's encoder and, where it is asked for, decoder maps of the whole crops."""
         unet = self.teacher.network.unet
@@ -224,8 +229,7 @@ class Alice(Method):
 
     def _whole(self, crops: Crops, deepest: Tensor, target: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """(2B, K) probabilities of the teacher and log-probabilities of the student about whole crops."""
-        seen = crops.valid & crops.visible if self.config.sparse else crops.valid
-        logits = self.student.heads.classify(pool(deepest, self.config.pooling, valid=seen))
+        logits = self.student.heads.classify(pool(deepest, self.config.pooling, valid=self._shown(crops)))
         with torch.no_grad():
             vectors = pool(target, self.config.pooling, valid=crops.valid)
             told = self.teacher.network.heads.classify(vectors)
@@ -264,14 +268,16 @@ class Alice(Method):
         """
         encoder, decoder, target = maps
         student, teacher = self.student.heads, self.teacher.network.heads
+        asking = self._inside(self._shown(crops), self.query_stage, self.query_merge)
         known = self._inside(crops.valid, self.query_stage - 1, self.memory_merge)
-        queries = student.queries(tokens(encoder[self.query_stage], self.query_merge))
-        memory = student.memory(tokens(decoder[self.query_stage - 1], self.memory_merge))
-        own = student.attend(queries, memory, known, self._drop("student", keys, step))
+        queries = student.queries(Tokens(tokens(encoder[self.query_stage], self.query_merge), asking))
+        memory = student.memory(Tokens(tokens(decoder[self.query_stage - 1], self.memory_merge), known))
+        own = student.attend(queries, memory, self._drop("student", keys, step))
         with torch.no_grad():
-            memory = teacher.memory(tokens(target[self.query_stage - 1], self.memory_merge))
+            memory = teacher.memory(Tokens(tokens(target[self.query_stage - 1], self.memory_merge), known))
             layers = teacher if self.config.casa_ema else student
-            return own, layers.attend(queries.detach(), memory, known, self._drop("teacher", keys, step))
+            asked = Tokens(queries.vectors.detach(), asking)
+            return own, layers.attend(asked, memory, self._drop("teacher", keys, step))
 
     def _inside(self, voxels: Tensor, stage: int, merge: Size) -> Tensor:
         """(2B, n) bool: tokens of a stage with at least half of their voxels."""
@@ -283,8 +289,7 @@ class Alice(Method):
 
     def _asking(self, crops: Crops) -> Tensor:
         """(2B, n) bool: cells that count in L_patch: in the case, visible to a sparse encoder, with some body."""
-        seen = crops.valid & crops.visible if self.config.sparse else crops.valid
-        asking = self._inside(seen, self.query_stage, self.query_merge)
+        asking = self._inside(self._shown(crops), self.query_stage, self.query_merge)
         if crops.body is None:
             return asking
         return asking & (cells_of(crops.body, self._token_stride(self.query_stage, self.query_merge)) > 0)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nnssl_alice.casa import Aligned, FeatureHeads, LogitAttention
+from nnssl_alice.casa import Aligned, FeatureHeads, LogitAttention, Tokens
 from nnssl_alice.config import AliceConfig
 from nnssl_alice.method import Alice
 from nnssl_alice.tokens import merged, query_stage, tokens
@@ -20,6 +20,7 @@ from nnssl_alice.views import KEY, OWN, PARTNER, QUERY
 from torch import Tensor, nn
 
 from nnssl.blocks.deferred import commit_all
+from nnssl.blocks.heads import DINOHead
 from nnssl.blocks.pooling import pool
 from nnssl.data.sampler import draw_sample
 from nnssl.encoders.pyramid import PlanUNet
@@ -313,15 +314,88 @@ def test_attention_does_not_care_for_the_order_of_memory_and_keeps_that_of_queri
     torch.manual_seed(0)
     width = {"paper": 8, "code": 16}[form]
     queries, memory = (torch.randn(2, n, width, dtype=torch.float64) for n in (5, 9))
-    counted = torch.rand(2, 9) < 0.7
+    counted, all_ask = torch.rand(2, 9) < 0.7, torch.ones(2, 5, dtype=torch.bool)
     drop = method._drop("student", batch.keys, local_step())
     order, turned = torch.randperm(9), torch.randperm(5)
-    plain = heads.attend(queries, memory, counted, drop)
-    shuffled = heads.attend(queries[:, turned], memory[:, order], counted[:, order], drop)
+    plain = heads.attend(Tokens(queries, all_ask), Tokens(memory, counted), drop)
+    turned_memory = Tokens(memory[:, order], counted[:, order])
+    shuffled = heads.attend(Tokens(queries[:, turned], all_ask), turned_memory, drop)
     torch.testing.assert_close(plain.logits[:, turned], shuffled.logits, rtol=1e-9, atol=1e-12)
     assert not plain.weights.transpose(1, 3)[~counted].any()  # what does not count is not looked at
     torch.testing.assert_close(plain.weights.sum(-1), torch.ones_like(plain.weights[..., 0]))
     assert plain.logits.shape == (2, 5, 16)
+
+
+def normed_heads(*, normed: bool = True) -> FeatureHeads:
+    """Heads of tokens of 4 and 6 channels; other than at the start, gains and shifts included."""
+    torch.manual_seed(0)
+    pooled = DINOHead(8, 5, hidden=7, bottleneck=3)
+    aligned_head = DINOHead(8, 5, hidden=7, bottleneck=3, norm="everywhere" if normed else "none")
+    heads = FeatureHeads(
+        pooled=pooled, aligned=aligned_head, query_width=4, memory_width=6, width=8, heads=1, normed=normed
+    ).double()
+    with torch.no_grad():
+        for parameter in heads.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, dtype=torch.float64))
+    return heads
+
+
+def said(heads: FeatureHeads, asking: Tokens, known: Tokens) -> Aligned:
+    return heads.attend(heads.queries(asking), heads.memory(known), lambda name, x: x)
+
+
+def naive_standard(rows: list[Tensor], counted: list[bool]) -> list[Tensor]:
+    """Every channel minus its mean over the counted rows, over their deviation."""
+    taken = [row for row, counts in zip(rows, counted, strict=True) if counts]
+    mean = [sum(float(row[c]) for row in taken) / len(taken) for c in range(len(rows[0]))]
+    var = [sum((float(row[c]) - mean[c]) ** 2 for row in taken) / len(taken) for c in range(len(rows[0]))]
+    values = [[(float(row[c]) - mean[c]) / math.sqrt(var[c] + 1e-5) for c in range(len(row))] for row in rows]
+    return [torch.tensor(row, dtype=torch.float64) for row in values]
+
+
+def naive_gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def test_standardised_tokens_are_compared_as_naive_loops_say() -> None:
+    heads = normed_heads()
+    asking = Tokens(torch.randn(2, 3, 4, dtype=torch.float64), torch.tensor([[1, 1, 0], [1, 1, 1]]).bool())
+    known = Tokens(torch.randn(2, 5, 6, dtype=torch.float64), torch.tensor([[1, 1, 1, 0, 1], [0, 1, 1, 1, 1]]).bool())
+    found = said(heads, asking, known)
+    ask, there = asking.counted.flatten().tolist(), known.counted.flatten().tolist()
+    with torch.no_grad():
+        first, _, second = heads.projector
+        queries = naive_standard([heads.query.weight @ v for v in asking.vectors.flatten(0, 1)], ask)
+        standard = naive_standard(list(known.vectors.flatten(0, 1)), there)
+        memory = [second.weight @ naive_gelu(first.weight @ v + first.bias) + second.bias for v in standard]
+        keys = naive_standard([heads.key.weight @ m for m in memory], there)
+        rows = []
+        for query in range(6):
+            crop = range(5 * (query // 3), 5 * (query // 3) + 5)
+            looked = {m: math.exp(float(queries[query] @ keys[m]) / math.sqrt(8)) for m in crop if there[m]}
+            told = [weight / sum(looked.values()) * (heads.value.weight @ memory[m]) for m, weight in looked.items()]
+            rows.append(torch.stack(told).sum(0))
+        for layer in heads.aligned_head.mlp:
+            if isinstance(layer, nn.Linear):
+                rows = [layer.weight @ row + layer.bias for row in rows]
+            elif isinstance(layer, nn.GELU):
+                rows = [naive_gelu(row) for row in rows]
+            else:
+                rows = naive_standard(rows, ask)
+                if layer.weight is not None:
+                    rows = [row * layer.weight + layer.bias for row in rows]
+        directions = [row / row.norm() for row in heads.aligned_head.last_layer.weight]
+        expected = torch.stack([torch.stack([d @ (row / row.norm()) for d in directions]) for row in rows])
+    torch.testing.assert_close(found.logits.flatten(0, 1), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_cells_that_are_nearly_alike_look_at_different_places_only_where_tokens_are_standardised() -> None:
+    asking = Tokens(1 + 0.01 * torch.randn(2, 8, 4, dtype=torch.float64), torch.ones(2, 8, dtype=torch.bool))
+    known = Tokens(1 + 0.01 * torch.randn(2, 64, 6, dtype=torch.float64), torch.ones(2, 64, dtype=torch.bool))
+    entropies = [
+        float(said(normed_heads(normed=normed), asking, known).attention_entropy()) for normed in (True, False)
+    ]
+    assert entropies[0] < 0.95 and entropies[1] > 0.999
 
 
 @pytest.mark.parametrize("form", list(FORMS))

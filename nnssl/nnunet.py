@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from nnssl.architecture import built, checked
@@ -56,6 +57,60 @@ def build_network(
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         built(lambda: build(initialise=False), lambda network: sum(each.numel() for each in network.parameters()))
     return built(lambda: build(initialise=True))
+
+
+def primus_trainer(size: str) -> type[Any]:
+    """nnU-Net's trainer for a Primus of size "s", "b", "m" or "l".
+
+    Raises:
+        PlanError: nnU-Net is installed without what Primus needs.
+    """
+    try:
+        from nnunetv2.training.nnUNetTrainer.primus import primus_trainers
+    except (ImportError, RuntimeError) as error:  # a torchvision that does not match torch is a RuntimeError
+        raise PlanError(
+            f"nnU-Net's Primus needs timm and a torchvision that matches torch ({error}). Install nnunetv2 anew."
+        ) from error
+    found: type[Any] = getattr(primus_trainers, f"nnUNet_Primus_{size.upper()}_Trainer")
+    return found
+
+
+def build_primus(size: str, *, patch_size: Sequence[int], channels: int, classes: int) -> nn.Module:
+    """A freshly initialised Primus, by the very function that nnU-Net's trainer of this size calls.
+
+    Args:
+        size: "s", "b", "m" or "l".
+        patch_size: D H W, every side a multiple of 8.
+        channels: input channels.
+        classes: segmentation outputs.
+
+    Raises:
+        PlanError: it cannot be built.
+    """
+    trainer = primus_trainer(size)
+    asked = SimpleNamespace(patch_size=tuple(int(side) for side in patch_size))  # all it looks at in a plan
+    network: nn.Module = built(
+        lambda: trainer.build_network_architecture(None, asked, channels, classes, enable_deep_supervision=False)
+    )
+    return network
+
+
+def segmentation_heads(plans: Mapping[str, Any], description: Mapping[str, Any]) -> int:
+    """Outputs of a network for the labels of a dataset.json, regions included, as nnU-Net's trainers count them.
+
+    Raises:
+        PlanError: dataset.json has no labels that nnU-Net understands.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    try:
+        heads: int = PlansManager(dict(plans)).get_label_manager(dict(description)).num_segmentation_heads
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise PlanError(
+            f"`labels` of dataset.json of {plans.get('dataset_name')} must say the classes, as nnU-Net's data sets do "
+            f"({error!r})."
+        ) from error
+    return heads
 
 
 def blosc2_layout(

@@ -23,9 +23,10 @@ from nnssl.blocks.collectives import BatchNorm
 from nnssl.blocks.deferred import Deferred, commit_all
 from nnssl.encoders.factory import PlanNetworks
 from nnssl.encoders.other import OtherNetwork
+from nnssl.encoders.tokens import TokenEncoder
 from nnssl.engine.plan import check_views
 from nnssl.errors import NnsslError, PluginError
-from nnssl.method import Batch, Losses, Method, View
+from nnssl.method import Batch, Exported, Losses, Method, View
 from nnssl.nnunet import build_network
 from nnssl.testing_source import check_source
 from nnssl.testing_world import commit, local_step, noise_batch, small_networks
@@ -298,6 +299,9 @@ class _Kit:
     def exports_networks_of_the_plan(self) -> None:
         """Every promised tensor has its place in a fresh network of nnU-Net."""
         exported = self.fresh().export_network()
+        if isinstance(exported.encoder, TokenEncoder):
+            self._exports_primus(exported.encoder, exported)
+            return
         if isinstance(exported.encoder, OtherNetwork):
             if exported.decoder is not None or exported.variants:
                 raise self.broken("export_network() with a network of networks.other() must hold nothing besides it.")
@@ -312,6 +316,18 @@ class _Kit:
                 raise self.broken(f"export_network() ({choice}) does not fit nnU-Net's network: {error}") from error
             if unexpected:
                 raise self.broken(f"export_network() ({choice}) holds tensors nnU-Net does not know: {unexpected[:3]}.")
+
+    def _exports_primus(self, encoder: TokenEncoder, exported: Exported) -> None:
+        """Every variant fits a fresh network of the same name."""
+        choices = {"encoder": (exported.encoder, exported.decoder), **exported.variants}
+        for choice, (one, decoder) in choices.items():
+            if decoder is not None or not isinstance(one, TokenEncoder):
+                raise self.broken(f"export_network() ({choice}) must hold a Primus of networks.other() and no decoder.")
+            theirs = self.networks.other(encoder.name, **encoder.options)
+            try:
+                theirs.load_state_dict(one.state_dict(), strict=True)
+            except RuntimeError as error:
+                raise self.broken(f"export_network() ({choice}) does not fit nnU-Net's Primus: {error}") from error
 
 
 def deferred_modules(method: nn.Module) -> Iterator[Deferred]:

@@ -39,7 +39,6 @@ from nnssl.engine.step import StepRunner
 from nnssl.engine.weights import load_weights
 from nnssl.errors import RecipeError, UsageError
 from nnssl.method import Method
-from nnssl.planning.plan_like import CONFIGURATION, Keep, default_name
 
 
 class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
@@ -289,7 +288,10 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
             self.save_checkpoint()
             if not self.disable_checkpointing:
                 self._publish(FINAL, final=True)
-                for sentence in self._next_commands():
+                from nnssl.export.next_commands import next_commands
+
+                encoder, weights = self.network.export_network().encoder, self.folder.path / FINAL
+                for sentence in next_commands(encoder, weights, self.plans_manager.plans):
                     self.print_to_log_file(sentence)
         distributed.wait_for_all()
 
@@ -375,17 +377,6 @@ class SSLTrainer(nnUNetTrainer):  # type: ignore[misc]
             final=final,
         )
         self.print_to_log_file(str(report))
-
-    def _next_commands(self) -> list[str]:
-        weights = self.folder.path / FINAL
-        plans = default_name(self.plans_manager.plans, Keep())
-        return [
-            f"Pretraining is done: {weights}",
-            "Fine-tune with stock nnU-Net (4 stands for your labelled data set):",
-            f"    nnssl_plan_like {weights} -d 4",
-            f"    nnUNetv2_preprocess -d 4 -plans_name {plans} -c {CONFIGURATION}",
-            f"    nnUNetv2_train 4 {CONFIGURATION} 0 -p {plans} -pretrained_weights {weights}",
-        ]
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Nothing: there are no labels. Stock nnU-Net calls this after the training."""

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _diagnose(arguments: argparse.Namespace) -> int:
     apply_workspace(arguments)
     from nnssl.export.doctor import decoder_note, diagnose
-    from nnssl.export.other import for_nnunet
+    from nnssl.export.other import for_nnunet, is_primus
     from nnssl.export.rows import Commands
     from nnssl.export.sources import OURS, maker, read_any
     from nnssl.export.target_plan import read_target_plan, with_orientation
@@ -62,6 +62,8 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     # nnssl_plan_like takes files of nnssl alone, for as many channels as they have
     possible = maker(weights) == OURS and weights.channels == target.channels
     by_hand = f"a plan with the network of the weights: edit 'architecture' in a copy of {arguments.plans}.json"
+    if is_primus(weights):
+        possible, by_hand = False, "a plan with the spacing and normalisation of the weights (nnUNetv2_plan_experiment)"
     plan_like = f"nnssl_plan_like {ours}" if possible else by_hand
     commands = Commands(plan_like=plan_like, export=f"nnssl_export {ours} {plan}")
     found = diagnose(weights, target, commands)

@@ -75,6 +75,7 @@ def _export(arguments: argparse.Namespace) -> None:
     apply_workspace(arguments)
     from nnssl.export.fitted import write_fitted
     from nnssl.export.other import for_nnunet
+    from nnssl.export.primus import trainer_of
     from nnssl.export.sources import read_any
     from nnssl.export.target_plan import read_target_plan
     from nnssl.paths import dataset, folders
@@ -93,7 +94,7 @@ def _export(arguments: argparse.Namespace) -> None:
         min_transfer=arguments.min_transfer,
         seed=arguments.seed,
     )
-    _tell(path, fitted, compared, arguments)
+    _tell(path, fitted, compared, trainer_of(weights), arguments)
 
 
 def _channels(words: Sequence[str]) -> list[int] | None:
@@ -121,18 +122,17 @@ def _output(arguments: argparse.Namespace, source: Path, name: str) -> Path:
     return path
 
 
-def _tell(path: Path, fitted: Fit, compared: int, arguments: argparse.Namespace) -> None:
-    from nnssl.export.tensors import DECODER, ENCODER
-
-    parts = (ENCODER, DECODER) if arguments.form == "stock" else (ENCODER,)
+def _tell(path: Path, fitted: Fit, compared: int, trainer: str | None, arguments: argparse.Namespace) -> None:
+    parts = {"encoder": fitted.encoder} | ({"decoder": fitted.decoder} if arguments.form == "stock" else {})
     print(f"Wrote {path}")
-    for part in parts:
-        print(f"  {part[:-1]}  {fitted.count(part)}")
-    for (how, why), count in fitted.reasons(*parts).items():
+    for name, part in parts.items():
+        print(f"  {name}  {fitted.count(*part)}")
+    for (how, why), count in fitted.reasons(*(beginning for part in parts.values() for beginning in part)).items():
         print(f"  {count:>5} {how}: {why}")
     if arguments.form == "stock":
         print(f"nnU-Net's own loader brought {compared} of {compared} promised tensors back equal. Train with:")
         command = ["nnUNetv2_train", arguments.dataset, arguments.configuration, "0", "-p", arguments.plans]
+        command += [] if trainer is None else ["-tr", trainer]
         print("  " + shlex.join([*command, "-pretrained_weights", str(path.resolve())]))
     else:
         print(f"Read back, {compared} of {compared} promised tensors are equal.")

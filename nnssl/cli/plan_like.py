@@ -63,7 +63,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     if arguments.processes < 1:
         raise UsageError(f"-np must be at least 1, not {arguments.processes}.")
     apply_workspace(arguments)
-    from nnssl.export.other import for_nnunet
+    from nnssl.export.other import for_unet
     from nnssl.export.read import read_weights
     from nnssl.export.target import check_fit, read_target
     from nnssl.paths import dataset, folders
@@ -71,7 +71,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
     where = folders()
     target = read_target(dataset(arguments.dataset, where=where), where)
-    weights = for_nnunet(read_weights(arguments.weights))
+    weights = for_unet(read_weights(arguments.weights))
     _check_channels(weights, target)
     keep = Keep(spacing=arguments.keep_spacing, normalization=arguments.keep_normalization, patch=arguments.keep_patch)
     name = default_name(weights.plans, keep) if arguments.name is None else arguments.name

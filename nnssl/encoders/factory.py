@@ -76,7 +76,8 @@ class PlanNetworks:
         return self._finished(EMATeacher(student, momentum=momentum))
 
     def other(self, name: str, **options: Any) -> Any:
-        """A network that is not the plan's, by name: "fpn3d" (width, levels); see `nnssl.encoders.other`.
+        """A network that is not the plan's, by name: "fpn3d" (width, levels), "primus_s", "primus_b", "primus_m" or
+        "primus_l" (patch_size); see `nnssl.encoders.other`.
 
         Raises:
             PluginError: no such name, or options it does not take.

@@ -7,7 +7,7 @@ and not concatenated, batch norm throughout. The maps are raw sums, without norm
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class FPN3d(OtherNetwork):
         ups, skips, up_levels: narrowing, 1 x 1 x 1 convolution of the skip and level of the decoder, finest first.
     """
 
-    name: ClassVar[str] = "fpn3d"
+    name = "fpn3d"
 
     def __init__(self, channels: int, *, width: int = 16, levels: int = 6) -> None:
         """A network of random weights.
@@ -69,7 +69,7 @@ class FPN3d(OtherNetwork):
         if levels < 2 or width < 1:
             raise PluginError(f"FPN3d needs at least 2 levels and a width of 1; found {levels} and {width}.")
         widths = [width * 2**level for level in range(levels)]
-        self.options: Mapping[str, int] = {"width": width, "levels": levels}
+        self.options: Mapping[str, Any] = {"width": width, "levels": levels}
         self.channels: tuple[int, ...] = tuple(widths)
         self.strides: tuple[Size, ...] = tuple((2**level,) * 3 for level in range(levels))
         fine, coarse = widths[:-1], widths[1:]

@@ -1,6 +1,7 @@
 """Networks that are not a plan's own: `Networks.other(name)`, and how a weights file names them.
 
-nnU-Net cannot build them, so their weights cannot start one of its trainings; `nnssl.load_pyramid` reads them.
+FPN3d is one that nnU-Net cannot build, so its weights cannot start one of its trainings; `nnssl.load_pyramid` reads
+them. Primus is nnU-Net's own transformer, which its Primus trainers build for any plan's patch.
 """
 
 from __future__ import annotations
@@ -16,21 +17,26 @@ from nnssl.errors import PluginError
 from nnssl.views.spec import Size
 
 # name: module and class, imported when asked for
-KNOWN = {"fpn3d": ("nnssl.encoders.fpn3d", "FPN3d")}
+KNOWN = {
+    "fpn3d": ("nnssl.encoders.fpn3d", "FPN3d"),
+    **{f"primus_{size}": ("nnssl.encoders.tokens", f"primus_{size}") for size in "sbml"},
+}
 
 
 class OtherNetwork(nn.Module):
-    """A network of our own: a module and a `Pyramid`.
+    """A network beside the plan's: a module and a `Pyramid`.
 
     Attributes:
+        prefix: what its tensors' names begin with in a weights file, besides their own names.
         name: its name in `KNOWN`.
         options: what it was built with, besides the number of input channels; plain values.
         channels: channels of every map, finest first.
         strides: cumulative stride of every map, D H W.
     """
 
-    name: ClassVar[str]
-    options: Mapping[str, int]
+    prefix: ClassVar[str] = "encoder."
+    name: str
+    options: Mapping[str, Any]
     channels: tuple[int, ...]
     strides: tuple[Size, ...]
 

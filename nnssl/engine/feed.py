@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ class Feed:
         Raises:
             DataError: a case would be mostly padding.
         """
-        self._views, self._plan = views, plan
+        self._views = views
+        # the probe's boxes are for the same network
+        self._plan = plan if views.stride is None else replace(plan, strides=(views.stride,))
         sizes = ", ".join(f"{group.count} {group.name} of {group.size}" for group in views.groups)
         self.sentences.append(f"Views of a sample: {sizes} voxels.")
         small = small_cases(self.collection.training, views)

@@ -85,7 +85,7 @@ def check_views(spec: ViewSpec, plan: PlanInfo, needs: Needs) -> None:
     """
     check_spec(spec, needs)
     for group in spec.groups:
-        check_sides(f"The size of the views {group.name!r}", group.size, plan.total_stride)
+        check_sides(f"The size of the views {group.name!r}", group.size, spec.stride or plan.total_stride)
 
 
 def check_batch(needs: Needs, recipe: Recipe, *, ranks: int) -> None:

@@ -41,7 +41,7 @@ def load_weights(method: Method, path: Path) -> str:
     counts = {"encoder": 0, "decoder": 0}
     for encoder, decoder in targets:
         encoder = getattr(encoder, "network", encoder)  # inside an EMA teacher
-        counts["encoder"] = _copy(encoder, weights, "encoder.", path)
+        counts["encoder"] = _copy(encoder, weights, getattr(encoder, "prefix", "encoder."), path)
         if decoder is not None:
             unet = getattr(decoder, "network", decoder)
             counts["decoder"] = _copy(getattr(unet, "decoder", unet), weights, "decoder.", path)

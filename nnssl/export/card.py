@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nnssl.export.other import PRIMUS
+
 _USE = (
     "Fine-tune on labelled data set 4, with stock nnU-Net:",
     "",
@@ -20,6 +22,15 @@ _USE_OTHER = (
     "trainings can start from it.",
 )
 
+_USE_PRIMUS = (
+    "Fine-tune on labelled data set 4, with stock nnU-Net and its Primus trainer:",
+    "",
+    "    nnssl_export {file} -d 4",
+    "",
+    "It fits the weights to the data set's own plan, whose patch must be a multiple of 8 voxels a side, and prints the "
+    'nnU-Net command that follows. In Python: `nnssl.load_encoder("{file}")`.',
+)
+
 
 def model_card(file: str, about: Mapping[str, Any], citations: Sequence[Mapping[str, Any]], proof: str) -> str:
     """Markdown for people.
@@ -33,15 +44,16 @@ def model_card(file: str, about: Mapping[str, Any], citations: Sequence[Mapping[
     state = "finished run" if about["final"] else "run still going on; these weights will be replaced"
     method = about.get("method") or about.get("trainer") or "self-supervised pretraining"
     other = about.get("network")
+    primus = isinstance(other, Mapping) and str(other["name"]) in PRIMUS.values()
     decoder = "encoder and decoder" if about["transferred"]["decoder"] else "encoder (the decoder starts fresh)"
     lines = [
         f"# {method} on {about['dataset']}",
         "",
-        f"Weights{'' if other else ' for nnU-Net'} in `{file}`, from a {state}. {proof}",
+        f"Weights{'' if other and not primus else ' for nnU-Net'} in `{file}`, from a {state}. {proof}",
         "",
         "| what | value |",
         "|---|---|",
-        f"| pretrained part | {f'the whole network {other}' if other else decoder} |",
+        f"| pretrained part | {_part(other, primus) or decoder} |",
         f"| plan | {about['plans_name']}, {about['configuration']} |",
         f"| channels | {_channels(about['channel_names'])} |",
         f"| spacing D H W | {_numbers(about['spacing_mm'])} mm |",
@@ -52,7 +64,7 @@ def model_card(file: str, about: Mapping[str, Any], citations: Sequence[Mapping[
         "",
         "## Use",
         "",
-        *(line.format(file=file) for line in (_USE_OTHER if other else _USE)),
+        *(line.format(file=file) for line in (_USE_PRIMUS if primus else _USE_OTHER if other else _USE)),
         "",
         "## Limits",
         "",
@@ -61,6 +73,13 @@ def model_card(file: str, about: Mapping[str, Any], citations: Sequence[Mapping[
     if citations:
         lines += ["", "## Cite", ""] + [f"- {text}" for entry in citations for text in _citation(entry)]
     return "\n".join(lines) + "\n"
+
+
+def _part(other: Any, primus: bool) -> str:
+    """Of a network that is not the plan's; "" where it is."""
+    if primus:
+        return f"encoder of {other['name']} (the decoder starts fresh)"
+    return f"the whole network {other}" if other else ""
 
 
 def _citation(entry: Mapping[str, Any]) -> list[str]:

@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 from nnssl.atomic import whole_file, write_tensors
 from nnssl.encoders.other import OtherNetwork
+from nnssl.encoders.tokens import TokenEncoder
 from nnssl.errors import ExportError
 from nnssl.export.adaptation import adaptation_plan, resolved_configuration
 from nnssl.export.card import model_card
-from nnssl.export.other import NOTE, compare, other_content, windowed
+from nnssl.export.other import NOTE, compare, finite, load_other, other_content, windowed
 from nnssl.export.plain import plain
+from nnssl.export.primus import NOTE as PRIMUS_NOTE
+from nnssl.export.primus import load_primus, primus_content
 from nnssl.export.proof import fresh_network, prove
 from nnssl.export.provenance import complete_provenance
 from nnssl.export.tensors import DECODER, ENCODER, decoder_names, encoder_names, take
@@ -41,7 +44,8 @@ class ExportReport:
         encoder_tensors: encoder tensors it promises (nnU-Net's names, aliases included).
         decoder_tensors: decoder tensors it promises; 0 where the decoder is freshly initialised.
         compared: tensors that nnU-Net's loader brought back, each equal to the trained one.
-        other: the network's name where it is none that nnU-Net can build; our own loader compared then.
+        other: the network's name where it is not the plan's; our own loader compared then.
+        note: what to do with such a file.
     """
 
     path: Path
@@ -49,11 +53,15 @@ class ExportReport:
     decoder_tensors: int
     compared: int
     other: str | None = None
+    note: str = NOTE
 
     def __str__(self) -> str:
         """One sentence for the log."""
         if self.other is not None:
-            return f"{self.path.name}: {self.compared} tensors of the network {self.other!r}, read back equal; {NOTE}."
+            return (
+                f"{self.path.name}: {self.compared} tensors of the network {self.other!r}, read back equal; "
+                f"{self.note}."
+            )
         decoder = f"{self.decoder_tensors} decoder tensors" if self.decoder_tensors else "a fresh decoder"
         return (
             f"{self.path.name}: {self.encoder_tensors} encoder tensors and {decoder}; nnU-Net's own loader brought "
@@ -105,9 +113,16 @@ def publish(
             "network": {"name": encoder.name, **encoder.options},
         }
         plans = windowed(plans, exported.raw_window)
-        content = other_content(encoder, plans, configuration, channels)
-        told = {"citations": cited, "provenance": about_of(plans=plans, run=run)}
-        return _publish_other(path, encoder, {**content, **told})
+        if isinstance(encoder, TokenEncoder):
+            content = primus_content(encoder, plans, configuration, channels)
+        else:
+            content = other_content(encoder, plans, configuration, channels)
+        content |= {"citations": cited, "provenance": about_of(plans=plans, run=run)}
+        variants = [(name, found) for name, (found, _) in exported.variants.items() if isinstance(found, OtherNetwork)]
+        if variants:  # what is published already takes no room again
+            own = content["network_weights"]
+            content["variants"] = {name: own if found is encoder else finite(found) for name, found in variants}
+        return _publish_other(path, encoder, content)
     architecture = resolved_configuration(plans, configuration)["architecture"]
     network = fresh_network(architecture, channels=channels, classes=CLASSES, seed=seed)
     promised = _fill(network, encoder, decoder)
@@ -137,14 +152,21 @@ def publish(
 
 
 def _publish_other(path: Path, network: OtherNetwork, content: Mapping[str, Any]) -> ExportReport:
-    """The same for a network that nnU-Net cannot build: proven by our own loader, and without an encoder's file."""
+    """The same for a network that is not the plan's: proven by our own loader, and without an encoder's file."""
     from nnssl.export.sources import read_any
 
+    tokens = isinstance(network, TokenEncoder)
     with whole_file(path) as temporary:
         write_tensors(temporary, content)
-        compared = compare(network, read_any(temporary))
+        weights = read_any(temporary)
+        compared = compare(network, load_primus(weights) if tokens else load_other(weights), weights)
         report = ExportReport(
-            path=path, encoder_tensors=compared, decoder_tensors=0, compared=compared, other=network.name
+            path=path,
+            encoder_tensors=compared,
+            decoder_tensors=0,
+            compared=compared,
+            other=network.name,
+            note=PRIMUS_NOTE if tokens else NOTE,
         )
         with whole_file(path.with_name(CARD_FILE)) as card:
             words = model_card(path.name, content["provenance"], content["citations"], str(report))

@@ -14,10 +14,12 @@ from nnssl.export.architecture_rows import architecture_rows
 from nnssl.export.fit import Count
 from nnssl.export.fitted import TargetPlan, fit_to, has_decoder
 from nnssl.export.input_rows import input_rows
+from nnssl.export.other import is_primus
+from nnssl.export.primus_fit import primus_rows
 from nnssl.export.read import Weights
 from nnssl.export.rows import Commands, Row, by
 from nnssl.export.sources import maker
-from nnssl.export.tensors import DECODER, ENCODER, unwrapped
+from nnssl.export.tensors import unwrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +54,15 @@ def diagnose(weights: Weights, target: TargetPlan, commands: Commands) -> Diagno
     """
     network, fitted = fit_to(weights, target)
     rows = [
-        *architecture_rows(weights, target, commands),
+        *(primus_rows if is_primus(weights) else architecture_rows)(weights, target, commands),
         *input_rows(weights, target, commands),
     ]
     return Diagnosis(
         maker=maker(weights),
         rows=tuple(rows),
         refused=_refusal(weights, network.state_dict()),
-        encoder=fitted.count(ENCODER),
-        decoder=fitted.count(DECODER),
+        encoder=fitted.count(*fitted.encoder),
+        decoder=fitted.count(*fitted.decoder),
     )
 
 

@@ -71,18 +71,22 @@ class Fit:
     Attributes:
         tensors: target name (each alias) -> value, only those that transfer.
         moved: one entry a tensor of the target.
+        encoder: beginnings of the names of the encoder's tensors.
+        decoder: of the decoder's.
     """
 
     tensors: Mapping[str, Tensor]
     moved: tuple[Moved, ...]
+    encoder: tuple[str, ...] = (ENCODER,)
+    decoder: tuple[str, ...] = (DECODER,)
 
-    def count(self, part: str) -> Count:
-        """Of `ENCODER` or `DECODER`."""
+    def count(self, *part: str) -> Count:
+        """Of the `encoder` or the `decoder`."""
         found = Counter(one.how for one in self.moved if one.name.startswith(part))
         return Count(found["exact"], found["adapted"], found["fresh"])
 
     def reasons(self, *parts: str) -> dict[tuple[str, str], int]:
-        """{(how, why): number of tensors} of what is not exact in `ENCODER`, `DECODER` or both, most frequent first."""
+        """{(how, why): number of tensors} of what is not exact in `encoder`, `decoder` or both, most frequent first."""
         found = (one for one in self.moved if one.how != "exact" and one.name.startswith(parts))
         return dict(Counter((one.how, one.why) for one in found).most_common())
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,15 @@ import torch
 from torch import nn
 
 from nnssl.atomic import whole_file, write_tensors
-from nnssl.errors import ExportError, PlanError
+from nnssl.encoders.tokens import KEYS
+from nnssl.errors import ExportError, PlanError, UsageError
 from nnssl.export.adaptation import adaptation_plan
 from nnssl.export.checkpoint import CLASSES, write_encoder
 from nnssl.export.fit import Fit, fit
+from nnssl.export.other import is_primus
 from nnssl.export.plain import plain
+from nnssl.export.primus import primus_plan, size_of
+from nnssl.export.primus_fit import fit_primus, prove_primus
 from nnssl.export.proof import fresh_network, prove
 from nnssl.export.read import Weights
 from nnssl.export.rules import channel_mixing
@@ -47,6 +51,7 @@ class TargetPlan:
         channel_names: of the target's dataset.json; empty where there is none.
         orientation: how most of its scans lie once nnU-Net has ordered their axes, as `planning.orientation.codes` says
             it; None: not looked at.
+        dataset_json: the same file as a whole; empty where there is none.
     """
 
     plans: Mapping[str, Any]
@@ -54,6 +59,7 @@ class TargetPlan:
     chosen: Mapping[str, Any]
     channel_names: tuple[str, ...] = ()
     orientation: str | None = None
+    dataset_json: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
@@ -78,6 +84,8 @@ def fit_to(
         ExportError: nnU-Net cannot build the network, or the weights are of another kind.
         UsageError: `channels` does not suit.
     """
+    if is_primus(weights):
+        return fit_primus(weights, target, channels=channels, seed=seed)
     architecture = target.chosen["architecture"]
     try:
         network = fresh_network(architecture, channels=target.channels, classes=CLASSES, seed=seed)
@@ -114,6 +122,11 @@ def write_fitted(
         ExportError: too little transfers, or the file does not bring back what it promises; nothing is written then.
         UsageError: `channels` does not suit.
     """
+    if is_primus(weights) and form != "stock":
+        raise UsageError(
+            f"--format {form} is for U-Nets. {weights.path.name} holds the encoder of Primus under nnU-Net's names "
+            f"already; --format stock fits it to {target.plans['dataset_name']}."
+        )
     network, fitted = fit_to(weights, target, channels=channels, seed=seed)
     _refuse_little(weights, target, fitted, min_transfer)
     state = network.state_dict()
@@ -134,7 +147,9 @@ def write_fitted(
     }
     with whole_file(path) as temporary:
         write_tensors(temporary, content)
-        if form == "stock":
+        if is_primus(weights):
+            compared = prove_primus(temporary, fitted.tensors, weights, target, seed=seed + 1)
+        elif form == "stock":
             architecture = target.chosen["architecture"]
             compared = prove(temporary, fitted.tensors, architecture=architecture, channels=target.channels)
         else:
@@ -143,12 +158,11 @@ def write_fitted(
 
 
 def _refuse_little(weights: Weights, target: TargetPlan, fitted: Fit, least: float) -> None:
-    found = fitted.count(ENCODER)
+    found = fitted.count(*fitted.encoder)
     if found.share >= least:
         return
-    why = "; ".join(
-        f"{count} fresh: {why}" for (how, why), count in list(fitted.reasons(ENCODER).items())[:3] if how == "fresh"
-    )
+    reasons = list(fitted.reasons(*fitted.encoder).items())[:3]
+    why = "; ".join(f"{count} fresh: {why}" for (how, why), count in reasons if how == "fresh")
     raise ExportError(
         f"Only {100 * found.share:.0f} % of the encoder's {found.exact + found.adapted + found.fresh} tensors of "
         f"{target.plans['plans_name']} ({target.configuration}) would come from {weights.path} ({why}); --min_transfer "
@@ -161,7 +175,8 @@ def _plan(network: nn.Module, weights: Weights, target: TargetPlan, channels: Se
     """The target's architecture and patch; what was learned at stays the pretraining's, channel by channel."""
     ((name, learned),) = weights.plans["configurations"].items()
     chosen = deepcopy(dict(learned))
-    chosen["architecture"] = deepcopy(target.chosen["architecture"])
+    if not is_primus(weights):
+        chosen["architecture"] = deepcopy(target.chosen["architecture"])
     chosen["patch_size"] = list(target.chosen["patch_size"])
     plans = {**deepcopy(dict(weights.plans)), "configurations": {name: chosen}}
     origins = _origins(weights, target, channels)
@@ -171,6 +186,9 @@ def _plan(network: nn.Module, weights: Weights, target: TargetPlan, channels: Se
     if _INTENSITIES in plans:
         found = plans[_INTENSITIES]
         plans[_INTENSITIES] = {str(index): found[str(origin)] for index, origin in enumerate(origins)}
+    if is_primus(weights):
+        keys = {key: getattr(network, key) for key in KEYS}
+        return primus_plan(f"primus_{size_of(weights)}", keys, plans, name, chosen, target.channels)
     return adaptation_plan(network, plans, name, target.channels)
 
 
@@ -178,7 +196,7 @@ def _about(
     weights: Weights, target: TargetPlan, fitted: Fit, *, channels: Sequence[int] | None, seed: int, decoder: bool
 ) -> dict[str, Any]:
     """The source's provenance, with what was done to it; `decoder`: whether the file holds one at all."""
-    counts = {part: fitted.count(prefix) for part, prefix in (("encoder", ENCODER), ("decoder", DECODER))}
+    counts = {"encoder": fitted.count(*fitted.encoder), "decoder": fitted.count(*fitted.decoder)}
     done = {part: count.exact + count.adapted for part, count in counts.items()}
     origins = _origins(weights, target, channels)
     names = weights.provenance.get("channel_names", {})

@@ -15,7 +15,8 @@ from nnssl.encoders.pyramid import PlanEncoder, PlanUNet
 from nnssl.errors import DataError, ExportError, PlanError
 from nnssl.export.fit import fit
 from nnssl.export.fitted import has_decoder
-from nnssl.export.other import NOTE, is_other, load_other
+from nnssl.export.other import NOTE, is_other, is_primus, load_other
+from nnssl.export.primus import load_primus
 from nnssl.export.proof import fresh_network
 from nnssl.export.read import Weights
 from nnssl.export.sources import read_any
@@ -85,7 +86,7 @@ class PretrainedPyramid(Described, PlanUNet):
 
 
 class PretrainedOther(Described, nn.Module):
-    """A network that nnU-Net does not know, such as vox2vec's FPN3d: (N, C, D, H, W) to its maps, finest first."""
+    """A network that no plan describes, vox2vec's FPN3d or Primus: (N, C, D, H, W) to its maps, finest first."""
 
     def __init__(self, network: OtherNetwork) -> None:
         super().__init__()
@@ -99,8 +100,10 @@ class PretrainedOther(Described, nn.Module):
         return maps
 
 
-def load_encoder(path: str | Path, *, which: str = "default") -> PretrainedEncoder:
+def load_encoder(path: str | Path, *, which: str = "default") -> PretrainedEncoder | PretrainedOther:
     """The pretrained encoder, in eval mode on the CPU; its parameters can be trained.
+
+    That of a Primus gives one map, its tokens, for sides that are multiples of 8.
 
     Args:
         path: checkpoint_final.pth, encoder.safetensors, a stock nnU-Net checkpoint, or the peer's file or folder.
@@ -108,13 +111,17 @@ def load_encoder(path: str | Path, *, which: str = "default") -> PretrainedEncod
 
     Raises:
         DataError: the file cannot be read.
-        ExportError: it is not one of nnU-Net's convolutional U-Nets, or not complete.
+        ExportError: it is not one of nnU-Net's networks, or not complete.
 
     Example:
         encoder = nnssl.load_encoder("checkpoint_final.pth")
         maps = encoder(torch.zeros(1, encoder.input_channels, *encoder.patch_size))
     """
     weights = read_any(path, which=which)
+    if is_primus(weights):
+        tokens = PretrainedOther(load_primus(weights))
+        tokens.weights = weights
+        return tokens.eval()
     made = PretrainedEncoder(_loaded(weights, (ENCODER,)).get_submodule("encoder"))
     made.weights = weights
     return made.eval()
@@ -132,7 +139,7 @@ def load_pyramid(path: str | Path, *, which: str = "default") -> PretrainedPyram
         other = PretrainedOther(load_other(weights))
         other.weights = weights
         return other.eval()
-    if not has_decoder(weights):
+    if is_primus(weights) or not has_decoder(weights):
         raise DataError(
             f"{weights.path} holds no trained decoder. Use nnssl.load_encoder, which gives the stages' maps."
         )

@@ -1,4 +1,7 @@
-"""Weights of networks that are not nnU-Net's: files for `nnssl.load_pyramid` and `nnssl_features`, not for nnU-Net."""
+"""Weights of networks that are not the plan's: files for `nnssl.load_pyramid` and `nnssl_features`, not for nnU-Net.
+
+Primus is one of them that nnU-Net can build: see `nnssl.export.primus`.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,21 @@ from nnssl.errors import ExportError
 from nnssl.export.adaptation import resolved_configuration, without_configurations
 from nnssl.export.plain import plain
 from nnssl.export.read import Weights
-from nnssl.export.tensors import ENCODER
 
+# what nnU-Net's readers call the sizes of Primus -> our names
+PRIMUS = {f"Primus{size.upper()}": f"primus_{size}" for size in "sbml"}
 NOTE = "nnU-Net cannot build this network; nnssl.load_pyramid and nnssl_features --decoder read the file"
 
 
 def is_other(weights: Weights) -> bool:
     """Whether a file holds a network that nnU-Net cannot build."""
-    return str(weights.adaptation["architecture_plans"]["arch_class_name"]) in KNOWN
+    name = str(weights.adaptation["architecture_plans"]["arch_class_name"])
+    return name in KNOWN and name not in PRIMUS.values()
+
+
+def is_primus(weights: Weights) -> bool:
+    """Whether a file holds a Primus, nnU-Net's transformer."""
+    return str(weights.adaptation["architecture_plans"]["arch_class_name"]) in PRIMUS
 
 
 def for_nnunet(weights: Weights) -> Weights:
@@ -37,6 +47,22 @@ def for_nnunet(weights: Weights) -> Weights:
             f"vox2vec --preset default or paper_unet)."
         )
     return weights
+
+
+def for_unet(weights: Weights) -> Weights:
+    """The weights, if their network is one of the U-Nets that a plan describes.
+
+    Raises:
+        ExportError: it is not.
+    """
+    if is_primus(weights):
+        name = weights.adaptation["architecture_plans"]["arch_class_name"]
+        raise ExportError(
+            f"{weights.path} holds {name}, and this command is for the U-Nets that plans describe. nnU-Net's own "
+            f"trainers build Primus for any plan whose patch is a multiple of 8: nnssl_export {weights.path} -d ID -p "
+            f"PLANS fits the weights to one and prints the command that trains."
+        )
+    return for_nnunet(weights)
 
 
 def other_content(
@@ -59,7 +85,7 @@ def other_content(
     chosen = resolved_configuration(plans, configuration)
     chosen.pop("architecture")
     return {
-        "network_weights": _finite(network),
+        "network_weights": finite(network),
         "nnssl_adaptation_plan": {
             "architecture_plans": {
                 "arch_class_name": network.name,
@@ -103,7 +129,7 @@ def load_other(weights: Weights) -> OtherNetwork:
     network = build_other(
         str(about["arch_class_name"]), channels=weights.channels, options=dict(about["arch_kwargs"] or {})
     )
-    tensors = {name.removeprefix(ENCODER): value for name, value in weights.tensors.items()}
+    tensors = {name.removeprefix(network.prefix): value for name, value in weights.tensors.items()}
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -111,21 +137,31 @@ def load_other(weights: Weights) -> OtherNetwork:
     return network
 
 
-def compare(network: OtherNetwork, weights: Weights) -> int:
+def compare(network: OtherNetwork, loaded: OtherNetwork, weights: Weights) -> int:
     """How many tensors came back, each equal to the trained one.
+
+    Args:
+        network: the trained network.
+        loaded: what our loader made of the file.
+        weights: the file.
 
     Raises:
         ExportError: one did not.
     """
-    trained, found = _finite(network), load_other(weights).state_dict()
-    wrong = [name for name, value in trained.items() if not torch.equal(value, found[name.removeprefix(ENCODER)])]
+    trained, found = finite(network), loaded.state_dict()
+    wrong = [n for n, value in trained.items() if not torch.equal(value, found[n.removeprefix(network.prefix)])]
     if wrong:
         raise ExportError(f"{len(wrong)} tensors of {weights.path} did not come back as written, first {wrong[0]}.")
     return len(trained)
 
 
-def _finite(network: OtherNetwork) -> dict[str, Tensor]:
-    tensors = {f"{ENCODER}{name}": value.detach().cpu().float() for name, value in network.state_dict().items()}
+def finite(network: OtherNetwork) -> dict[str, Tensor]:
+    """Its tensors as a weights file holds them.
+
+    Raises:
+        ExportError: one is not finite.
+    """
+    tensors = {f"{network.prefix}{name}": value.detach().cpu().float() for name, value in network.state_dict().items()}
     bad = [name for name, value in tensors.items() if not bool(value.isfinite().all())]
     if bad:
         raise ExportError(f"{len(bad)} tensors are not finite, first {bad[0]}; nothing was written.")

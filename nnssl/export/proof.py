@@ -31,15 +31,29 @@ def prove(path: Path, promised: Mapping[str, Tensor], *, architecture: Mapping[s
     Raises:
         ExportError: the file needs pickle, nnU-Net refuses it, or a tensor differs.
     """
+    # not the class count in the file, so that nothing of the segmentation layers can be relied on
+    network = fresh_network(architecture, channels=channels, classes=3, seed=0)
+    expected = {**promised, **{f"decoder.{name}": t for name, t in promised.items() if name.startswith("encoder.")}}
+    return prove_in(network, path, expected)
+
+
+def prove_in(network: nn.Module, path: Path, expected: Mapping[str, Tensor]) -> int:
+    """The same into a fresh network that is at hand.
+
+    Args:
+        network: nnU-Net's, with values that are not those of the file.
+        path: the file as it will be published.
+        expected: name in `network` -> value.
+
+    Raises:
+        ExportError: as `prove`.
+    """
     try:
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ExportError(f"The weights file cannot be read without pickle ({error}); nothing was written.") from error
-    # not the class count in the file, so that nothing of the segmentation layers can be relied on
-    network = fresh_network(architecture, channels=channels, classes=3, seed=0)
     load_like_nnunet(network, path)
     loaded = network.state_dict()
-    expected = {**promised, **{f"decoder.{name}": t for name, t in promised.items() if name.startswith("encoder.")}}
     differing = [name for name, tensor in expected.items() if not torch.equal(loaded[name], tensor.to(loaded[name]))]
     if differing:
         raise ExportError(

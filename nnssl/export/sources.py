@@ -13,6 +13,7 @@ from typing import Any
 
 from nnssl.errors import DataError, ExportError
 from nnssl.export.adaptation import resolved_configuration
+from nnssl.export.other import PRIMUS
 from nnssl.export.plain import plain
 from nnssl.export.read import Weights, assembled, check_adaptation, load_content
 
@@ -130,9 +131,14 @@ def _adaptation(path: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         block = dict(given["architecture_plans"])
         name = str(block["arch_class_name"])
         if not block.get("arch_kwargs"):
-            block["arch_kwargs"] = given.get("architecture_kwargs") or _NAMED.get(name)
-        if not block["arch_kwargs"]:
-            raise DataError(f"{path} holds a {name} network; only nnU-Net's convolutional U-Nets can be fitted.")
+            # nnssl writes no arguments for a Primus, which its size and patch describe
+            own: dict[str, Any] | None = {} if name in PRIMUS and block.get("arch_kwargs") == {} else None
+            block["arch_kwargs"] = given.get("architecture_kwargs") or _NAMED.get(name, own)
+        if block["arch_kwargs"] is None:
+            raise DataError(
+                f"{path} holds a {name} network; only nnU-Net's convolutional U-Nets, and a Primus that nnssl wrote, "
+                f"can be fitted."
+            )
         if name in _NAMED:
             block.update(arch_class_name=_UNET, arch_kwargs_requiring_import=_NAMED_IMPORTS)
         plan = dict(given["pretrain_plan"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from nnssl.errors import ExportError, PlanError
 from nnssl.export.adaptation import resolved_configuration
@@ -43,8 +44,14 @@ def read_target_plan(name: str, where: Folders, *, plans_name: str, configuratio
         ) from error
     if sides != 3:
         raise PlanError(f"{configuration} of {plans_name} is two-dimensional; nnssl's weights are for 3D networks.")
+    description = _dataset_json(name, where)
+    names = description.get("channel_names", description.get("modality", {}))
     return TargetPlan(
-        plans=plans, configuration=configuration, chosen=chosen, channel_names=_channel_names(name, where)
+        plans=plans,
+        configuration=configuration,
+        chosen=chosen,
+        channel_names=tuple(str(names[key]) for key in sorted(names, key=int)),
+        dataset_json=description,
     )
 
 
@@ -64,14 +71,13 @@ def with_orientation(target: TargetPlan, name: str, where: Folders) -> TargetPla
     return replace(target, orientation=max(sorted(set(found)), key=found.count)) if found else target
 
 
-def _channel_names(name: str, where: Folders) -> tuple[str, ...]:
+def _dataset_json(name: str, where: Folders) -> dict[str, Any]:
     for folder in (where.preprocessed, where.raw):
         file: Path = folder / name / "dataset.json"
         if file.is_file():
             try:
-                content = json.loads(file.read_text())
+                content: dict[str, Any] = json.loads(file.read_text())
             except ValueError as error:
                 raise PlanError(f"{file} is not readable JSON ({error}).") from error
-            names = content.get("channel_names", content.get("modality", {}))
-            return tuple(str(names[key]) for key in sorted(names, key=int))
-    return ()
+            return content
+    return {}

@@ -143,7 +143,15 @@ class ViewGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewSpec:
-    """All that a method sees of a sample."""
+    """All that a method sees of a sample.
+
+    Attributes:
+        sources: boxes of cases.
+        groups: views of them.
+        stride: voxels D H W that every view side must be a multiple of, where the method's network is not the plan's;
+            None: the plan's total stride.
+    """
 
     sources: tuple[Source, ...]
     groups: tuple[ViewGroup, ...]
+    stride: Size | None = None

@@ -17,6 +17,8 @@ class DINO3DConfig:
     """Numbers of DINO3D. "Published" is 3DMedDINO's run; where the default differs, README.md says why.
 
     Attributes:
+        network: `plan` for the plan's own encoder, or nnU-Net's Primus, `primus_s` to `primus_l`; published ResNet-50
+            and ViT-S.
         local_views: views for the student alone; published 8.
         published_views: 48 x 96 x 96 and 12 x 24 x 24 voxels of HU in [0, 1] instead of the plan's values and sizes.
         body: boxes hold body; published code draws air boxes too.
@@ -54,9 +56,11 @@ class DINO3DConfig:
         dense: weight of the term of hidden cells; published 0, DINOv2 1.
         dense_ratio: hidden share of a masked view's cells; 3DINO 0.2 to 0.75.
         dense_views: chance that a global view is masked; DINOv2 0.5.
-        dense_fill: what the student sees there: the channel's `mean`, or `noise` of its mean and deviation.
+        dense_fill: what the student sees there: the channel's `mean`, or `noise` of its mean and deviation. A Primus
+            sees a learned token there in place of either.
     """
 
+    network: Literal["plan", "primus_s", "primus_b", "primus_m", "primus_l"] = "plan"
     local_views: int = 6
     published_views: bool = False
     body: bool = False
@@ -112,8 +116,27 @@ class DINO3DConfig:
                 "method.augmentation_probability, method.dense_views and method.flip are chances in [0, 1]; they are "
                 f"{self.augmentation_probability}, {self.dense_views} and {self.flip}."
             )
+        if self.network != "plan":
+            self._suits_tokens()
         if min(self.koleo, self.dense) < 0 or not 0 < self.dense_ratio[0] <= self.dense_ratio[1] < 1:
             raise RecipeError(
                 f"method.koleo and method.dense must not be negative and method.dense_ratio lie in (0, 1), low <= "
                 f"high; they are {self.koleo}, {self.dense} and {self.dense_ratio}."
+            )
+
+    def _suits_tokens(self) -> None:
+        if self.pooling != "mean":
+            raise RecipeError(
+                f"method.network={self.network} needs method.pooling=mean (it is {self.pooling}): tokens come out of a "
+                f"layer norm, whose mean is no constant and whose spread is. --preset primus sets it."
+            )
+        if self.published_views:
+            raise RecipeError(
+                f"method.published_views has local views of 12 x 24 x 24 voxels, which Primus cannot cut into tokens "
+                f"of 8 x 8 x 8 (method.network={self.network}). Use --preset primus."
+            )
+        if self.dense and self.dense_fill != "mean":
+            raise RecipeError(
+                f"method.dense_fill={self.dense_fill} fills voxels, but a Primus (method.network={self.network}) sees "
+                f"a learned token in hidden places. Leave method.dense_fill out."
             )

@@ -52,18 +52,34 @@ class Branch(nn.Module):
         encoder: nnU-Net's.
         head: projector of whole views.
         dense_head: projector of bottleneck cells, or None without the dense term.
+        hidden_token: what a Primus sees in hidden cells, learned; None for other encoders and without the dense term.
     """
 
-    def __init__(self, encoder: nn.Module, head: DINOHead, dense_head: DINOHead | None, pooling: Pooling) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: DINOHead,
+        dense_head: DINOHead | None,
+        pooling: Pooling,
+        hidden_token: nn.Parameter | None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
         self.dense_head = dense_head
         self.pooling = pooling
+        self.hidden_token = hidden_token
 
-    def encode(self, image: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, d) pooled vectors and the (N, C, d, h, w) deepest maps of (N, C, D, H, W) images."""
-        deepest: Tensor = self.encoder(image)[-1]
+    def encode(self, image: Tensor, valid: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(N, d) pooled vectors and the (N, C, d, h, w) deepest maps of (N, C, D, H, W) images.
+
+        Args:
+            image: of the views.
+            valid: (N, 1, D, H, W) bool, what lies in the case.
+            hidden: (N, d * h * w) bool, cells in whose place the hidden token stands; with a hidden token alone.
+        """
+        replaced = {} if hidden is None else {"hidden": hidden, "token": self.hidden_token}
+        deepest: Tensor = self.encoder(image, **replaced)[-1]
         return pool(deepest, self.pooling, valid=valid), deepest
 
     def cells(self, deepest: Tensor) -> Tensor | None:
@@ -107,12 +123,17 @@ class DINO3D(Method):
 
     def __init__(self, config: DINO3DConfig, networks: Networks) -> None:
         super().__init__(config, networks)
-        encoder = networks.encoder()
+        tokens = config.network != "plan"
+        patch = networks.plan.patch_size
+        encoder = networks.other(config.network, patch_size=patch) if tokens else networks.encoder()
         width = encoder.channels[-1]
         head = self._head(pooled_width(width, config.pooling))
         dense_head = self._head(width) if config.dense else None
-        self.stride = networks.plan.total_stride
-        self.student = Branch(encoder, head, dense_head, config.pooling)
+        self.stride = encoder.strides[-1]
+        hidden_token = None
+        if tokens and config.dense:  # begins as nnU-Net's positions do
+            hidden_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
+        self.student = Branch(encoder, head, dense_head, config.pooling, hidden_token)
         # Eq. 5: theta_t <- m_t theta_t + (1 - m_t) theta_s, m_t = 1 - (1 - m_0)(1 + cos(pi t / T)) / 2
         momentum = CosineMomentum(config.teacher_momentum, memory=config.teacher_memory)
         self.teacher = networks.teacher(self.student, momentum=momentum)
@@ -166,8 +187,12 @@ class DINO3D(Method):
     def _student(self, batch: Batch, hidden: Tensor | None, step: Step) -> tuple[Tensor, Tensor, Tensor | None]:
         """(V*B, K) logits of all views, (2B, d) vectors of the global ones and logits of their cells."""
         view = batch.views[GLOBAL]
-        image = view.image if hidden is None else self._without(view.image, hidden, batch.keys, step)
-        vectors, deepest = self.student.encode(flat_views(image), flat_views(view.valid))
+        image, replaced = view.image, None
+        if hidden is not None and self.student.hidden_token is not None:
+            replaced = self._cells(hidden)
+        elif hidden is not None:
+            image = self._without(image, hidden, batch.keys, step)
+        vectors, deepest = self.student.encode(flat_views(image), flat_views(view.valid), replaced)
         everyone = [vectors]
         if LOCAL in batch.views:  # one call a view size
             small = batch.views[LOCAL]
@@ -214,7 +239,11 @@ class DINO3D(Method):
     def _counted(self, hidden: Tensor, view: View) -> Tensor:
         """(2B, n) bool: the hidden cells that lie in the case by half at least."""
         inside = cells_of(flat_views(view.valid), self.stride) >= 0.5
-        return inside & (cells_of(flat_views(hidden), self.stride) > 0.5)
+        return inside & self._cells(hidden)
+
+    def _cells(self, hidden: Tensor) -> Tensor:
+        """(2B, n) bool: which cells are hidden."""
+        return cells_of(flat_views(hidden), self.stride) > 0.5
 
     def _dense(self, target: Tensor, logits: Tensor, counted: Tensor, step: Step) -> Tensor:
         """Eq. 8: L_dense = 1/2B sum_views 1/|M| sum_{i in M} -p_i log q_i, M the hidden cells within the case."""

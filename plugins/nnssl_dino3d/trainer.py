@@ -24,6 +24,22 @@ class DINO3DTrainer(SSLTrainer):
         method=DINO3DConfig(),
     )
     presets: ClassVar[dict[str, Recipe]] = {
+        # nnU-Net's own rate, decay and clipping for this network
+        "primus": Recipe(
+            epochs=300,
+            steps_per_epoch=250,
+            batch_size=32,
+            optimizer=Optimizer(
+                name="adamw",
+                lr=3e-4,
+                min_lr=1e-6,
+                warmup_epochs=10,
+                weight_decay=0.05,
+                clip=Global(1.0),
+                scaling="none",
+            ),
+            method=DINO3DConfig(network="primus_s", pooling="mean"),
+        ),
         # an epoch was one box a scan, in batches of 256; the number of scans is not published: nnU-Net's 250 steps
         "paper": Recipe(
             epochs=100,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nnssl.encoders.tokens import TOKEN, grid_of
 from nnssl.method import DataInfo, PlanInfo
 from nnssl.views.intensity import GaussianBlur, HistogramShift, IntensityOp, Window
 from nnssl.views.published import PublishedViews, plan_of_paper
@@ -33,6 +35,9 @@ def view_spec(config: DINO3DConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec:
     Raises:
         PlanError: the plan or the data do not allow the views.
     """
+    tokens = config.network != "plan"
+    if tokens:
+        plan = as_tokens(plan)
     if config.published_views:
         PUBLISHED.check(plan, data)
         size, small = PUBLISHED_GLOBAL, PUBLISHED_LOCAL
@@ -54,7 +59,17 @@ def view_spec(config: DINO3DConfig, plan: PlanInfo, data: DataInfo) -> ViewSpec:
         groups.append(
             ViewGroup(name=LOCAL, count=config.local_views, size=small, geometry=geometry, intensity=intensity)
         )
-    return ViewSpec(sources=(box,), groups=tuple(groups))
+    return ViewSpec(sources=(box,), groups=tuple(groups), stride=TOKEN if tokens else None)
+
+
+def as_tokens(plan: PlanInfo) -> PlanInfo:
+    """The plan as Primus takes it: its patch, cut into tokens in place of going down the plan's strides.
+
+    Raises:
+        PlanError: the patch cannot be cut.
+    """
+    grid_of(plan.patch_size)
+    return replace(plan, strides=(TOKEN,))
 
 
 def local_size(size: Size, plan: PlanInfo) -> Size:

@@ -25,6 +25,7 @@ from nnssl.engine.step import StepRunner
 from nnssl.method import Batch
 from nnssl.testing_world import noise_batch, small_networks
 from tests.engine.processes import CONTEXT, TIMEOUT
+from tests.primus import tiny_networks
 
 AnyConfig = DINO3DConfig | CADSConfig | AliceConfig
 CONFIG = DINO3DConfig(
@@ -36,6 +37,7 @@ ALICE = AliceConfig(
 CASES: dict[str, AnyConfig] = {
     "center": CONFIG,
     "sinkhorn": replace(CONFIG, targets="sinkhorn"),
+    "primus": replace(CONFIG, network="primus_s", pooling="mean"),
     "cads": CADSConfig(prototypes=16, hidden=12, bottleneck=8, teacher_momentum=0.9),
     "alice": ALICE,
     "alice_code": replace(
@@ -54,7 +56,8 @@ def method_of(config: AnyConfig) -> type[DINO3D] | type[CADS] | type[Alice]:
 def networks_for(config: AnyConfig) -> PlanNetworks:
     # CADS halves its views in plane, so they must be larger
     larger: dict[str, Any] = {"patch_size": (16, 32, 32), "case_shape": (32, 48, 48)}
-    return small_networks(batch_size=BATCH, **(larger if isinstance(config, CADSConfig) else {}))
+    make = tiny_networks if isinstance(config, DINO3DConfig) else small_networks
+    return make(batch_size=BATCH, **(larger if isinstance(config, CADSConfig) else {}))
 
 
 def runner(config: AnyConfig, optimizer: str) -> StepRunner:
@@ -162,7 +165,8 @@ def test_the_teacher_is_the_moving_average_of_the_students_that_there_were(name:
 
 
 @pytest.mark.parametrize(
-    ("name", "optimizer"), [("center", "sgd"), ("center", "lars"), ("cads", "sgd"), ("alice_code", "sgd")]
+    ("name", "optimizer"),
+    [("center", "sgd"), ("center", "lars"), ("primus", "sgd"), ("cads", "sgd"), ("alice_code", "sgd")],
 )
 def test_a_run_goes_on_bit_for_bit_where_it_was_left(name: str, optimizer: str) -> None:
     config = CASES[name]

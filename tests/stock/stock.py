@@ -16,7 +16,7 @@ import SimpleITK
 import torch
 from torch import Tensor
 
-TRAINER = "TinyStockTrainer"
+TRAINER, PRIMUS_TRAINER = "TinyStockTrainer", "TinyPrimusTrainer"
 CONFIGURATION = "3d_fullres"
 
 
@@ -63,13 +63,13 @@ class Stock:
             "nnUNetv2_preprocess", "-d", number(dataset), "-plans_name", plans_name, "-c", CONFIGURATION, "-np", "1"
         )
 
-    def train(self, dataset: str, plans_name: str, weights: Path) -> Path:
+    def train(self, dataset: str, plans_name: str, weights: Path, trainer: str = TRAINER) -> Path:
         """Fine-tune fold 0; the trainer's output folder."""
         self.run(
-            "nnUNetv2_train", number(dataset), CONFIGURATION, "0", "-p", plans_name, "-tr", TRAINER,
+            "nnUNetv2_train", number(dataset), CONFIGURATION, "0", "-p", plans_name, "-tr", trainer,
             "-pretrained_weights", weights, "-device", "cpu",
         )  # fmt: skip
-        return self.results / dataset / f"{TRAINER}__{plans_name}__{CONFIGURATION}" / "fold_0"
+        return self.results / dataset / f"{trainer}__{plans_name}__{CONFIGURATION}" / "fold_0"
 
     def predict(self, dataset: str, plans_name: str, case: str) -> Path:
         """Predict one training case; the segmentation."""

@@ -16,7 +16,7 @@ from nnssl.evaluate.finetune.schedule import MeasuredSchedule
 from nnssl.evaluate.settings import changed
 from nnssl.evaluate.statistics import CONFIDENCE, FEWEST_CASES, POWER, t_quantile
 from nnssl.evaluate.subsets import Fold, nested
-from nnssl.export.other import for_nnunet
+from nnssl.export.other import for_unet
 from nnssl.export.read import Weights
 from nnssl.export.sources import OURS, maker, read_any
 
@@ -179,7 +179,7 @@ def make_arms(request: Request) -> dict[str, Contender]:
     if request.equal_compute:
         arms[LONGER] = Contender(name=LONGER)
     for path in request.weights:
-        weights = for_nnunet(read_any(path))
+        weights = for_unet(read_any(path))
         name = _NOT_IN_NAMES.sub("-", _called(weights)).strip("-.") or "pretrained"
         same = sum(arm == name or arm.startswith(f"{name}_") for arm in arms)
         name = f"{name}_{same + 1}" if same else name

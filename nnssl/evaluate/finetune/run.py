@@ -157,12 +157,12 @@ def fitting_plans(where: Folders, request: Request) -> str:
         return request.plans_name
     if request.weights is None:
         return _STOCK_PLANS
-    from nnssl.export.other import for_nnunet
+    from nnssl.export.other import for_unet
     from nnssl.export.sources import read_any
     from nnssl.planning.plan_like import Keep, default_name
 
     name = dataset(request.target, where=where)
-    trained = for_nnunet(read_any(request.weights)).plans
+    trained = for_unet(read_any(request.weights)).plans
     known = "plans_name" in trained and "dataset_name" in trained  # other makers' files may say neither
     ours = [default_name(trained, Keep()), str(trained["plans_name"])] if known else []
     candidates = [*ours, _STOCK_PLANS]
@@ -207,10 +207,11 @@ def _check_folder(folder: Path, request: Request) -> None:
 
 
 def _check_weights(where: Folders, name: str, plans: Mapping[str, Any], request: Request, weights: Path) -> None:
+    from nnssl.export.other import for_unet
     from nnssl.export.read import read_weights
     from nnssl.export.target import Target, check_fit
 
-    read_weights(weights)  # nnU-Net's own loader would run code that a file brings
+    for_unet(read_weights(weights))  # nnU-Net's own loader would run code that a file brings
     about = json.loads((where.preprocessed / name / "dataset.json").read_text())
     if "architecture" in plans["configurations"][request.configuration]:
         check_fit(weights, plans, request.configuration, Target(name=name, dataset_json=about))

@@ -18,7 +18,7 @@ from nnssl.evaluate.probe.settings import ProbeSettings
 from nnssl.evaluate.subsets import Fold, read_folds
 from nnssl.export.fitted import has_decoder
 from nnssl.export.load import PretrainedEncoder, PretrainedOther, PretrainedPyramid, load_encoder, load_pyramid
-from nnssl.export.other import is_other
+from nnssl.export.other import is_other, is_primus
 from nnssl.export.sources import OURS, maker, read_any
 from nnssl.paths import Folders, dataset
 from nnssl.planning.grid import case_plan
@@ -148,7 +148,7 @@ def patch_size(network: Network, settings: ProbeSettings) -> tuple[int, ...]:
 
 
 def _fitting_plans(request: Request, network: Network, where: Folders) -> str:
-    if maker(network.weights) != OURS or request.weights.suffix != ".pth":
+    if is_primus(network.weights) or maker(network.weights) != OURS or request.weights.suffix != ".pth":
         raise UsageError(f"{request.weights} does not say which plans of the target it fits; give them with -p.")
     asked = Finetuning(target=request.target, configuration=request.configuration, fold="0", weights=request.weights)
     return fitting_plans(where, asked)

@@ -27,7 +27,8 @@ class AliceConfig:
         hidden: width of the projectors' hidden layers; published 2048.
         bottleneck: dimension in which cosines are taken; published 256.
         pooling: of the deepest map; published `mean`.
-        head_norm: batch norm in the head of whole crops, as DeSD's; published `none`.
+        head_norm: batch norm in the heads of whole crops and of tokens, as DeSD's; `everywhere` also standardises the
+            tokens that the paper's attention compares. Published `none`.
         student_temperature: tau_s; published 0.1.
         teacher_temperature: tau_t at the start and after the warm-up; published 0.008 and 0.01.
         teacher_warmup_epochs: published 30.
@@ -61,7 +62,7 @@ class AliceConfig:
     pooling: Pooling = "mean_std"
     head_norm: HeadNorm = "everywhere"
     student_temperature: float = 0.1
-    teacher_temperature: tuple[float, float] = (0.06, 0.06)
+    teacher_temperature: tuple[float, float] = (0.05, 0.05)
     teacher_warmup_epochs: int = 30
     teacher_momentum: float = 0.996
     teacher_memory: float = 1 / 6

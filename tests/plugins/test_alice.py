@@ -661,7 +661,7 @@ def test_schedules_are_as_published_and_no_decay_rises(preset: str) -> None:
     recipe = resolve(AliceTrainer, preset)
     method = Alice.__new__(Alice)
     object.__setattr__(method, "config", recipe.method)
-    temperatures = [0.06] * 5 if preset == "default" else [0.008, 0.008 + 0.002 * 10 / 29, 0.01, 0.01, 0.01]
+    temperatures = [0.05] * 5 if preset == "default" else [0.008, 0.008 + 0.002 * 10 / 29, 0.01, 0.01, 0.01]
     assert [method.teacher_temperature(e) for e in (0, 10, 29, 30, 999)] == pytest.approx(temperatures)
     for batch_size in (recipe.batch_size, 4):
         small = replace(recipe, batch_size=batch_size)

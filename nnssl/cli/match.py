@@ -64,7 +64,7 @@ def command_parser() -> argparse.ArgumentParser:
     add("-c", dest="configuration", default="3d_fullres", metavar="CONFIG", help="and their configuration")
     add("--partners", type=int, default=8, metavar="N", help="other cases for every case of a table (default 8)")
     add("--per_pair", type=int, default=64, metavar="N", help="body points tried for every pair (default 64)")
-    add("--least_score", type=float, metavar="S", help="leave out rows below it (default: the least sure 30 %% of sam)")
+    add("--least_score", type=float, metavar="S", help="leave out rows below it (default: the least sure of sam)")
     add("--most_cycle_mm", type=float, default=10.0, metavar="MM", help="leave out rows with more (default 10)")
     add("--seed", type=int, default=0, metavar="N", help="of the choice of partners and points (default 0)")
     add("-device", default="cpu", metavar="DEVICE", help="where embeddings are made: cpu (default), cuda, mps")

@@ -61,7 +61,7 @@ def with_orientation(target: TargetPlan, name: str, where: Folders) -> TargetPla
     Raises:
         DataError: a scan cannot be read.
     """
-    if not (where.raw / name / "dataset.json").is_file():
+    if not ((where.raw / name / "dataset.json").is_file() and (where.raw / name / "imagesTr").is_dir()):
         return target
     cases = read_raw_dataset(name, where).cases[:_LOOKED_AT]
     reader = str(target.plans["image_reader_writer"])

@@ -36,9 +36,11 @@ class Before:
         self.unfinished = not dry and (dataset / FOLDER / FILE).is_file() and not (dataset / "dataset.json").is_file()
 
     def begin(self, ledger: Ledger) -> None:
-        """Keep the ledger of a data set that has cases."""
+        """Keep the ledger of a data set that has cases; throw away what a killed run was writing."""
         if self._dry:
             return
+        for leftover in (self._dataset / IMAGES).glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
         shutil.rmtree(self._aside, ignore_errors=True)
         if ledger.count_had():
             self._aside.mkdir(parents=True)

@@ -66,6 +66,14 @@ def test_a_first_run_that_is_stopped_decides_nothing(source, dataset, run, monke
     assert "left it" not in "\n".join(summary("x", again))
 
 
+def test_what_a_killed_run_was_writing_is_thrown_away(source, dataset, run):
+    mixed(source)
+    there = (run(), files(dataset))[1]
+    (dataset / "imagesTr" / ".b_mr0_0000.nii.gz.e2z4h0jv.partial").write_bytes(b"half")
+    run()
+    assert files(dataset) == there
+
+
 def test_another_command_may_follow_a_run_that_was_stopped(source, dataset, run, monkeypatch):
     mixed(source, mrs=3)
     stop_after(4, run, monkeypatch, channels=("CT",))

@@ -32,6 +32,7 @@ ALLOWED = {  # (file, what): why it does no harm
     ("nnssl/encoders/other.py", "importlib"): "one module of our own, by a table",
     ("nnssl/encoders/other.py", "import_module()"): "the same",
     ("nnssl/engine/distributed.py", "socket"): "asks the system for a free port on localhost",
+    ("nnssl/engine/memory.py", "ctypes"): "one switch of the C library that this process already has",
     ("nnssl/engine/checkpoint.py", "pickle"): "the name of the error that torch raises for code in a file",
     ("nnssl/archive.py", "zipfile"): "checks checksums and sizes; unpacks nothing",
     ("nnssl/export/provenance.py", "importlib"): "importlib.metadata: versions of what is installed",

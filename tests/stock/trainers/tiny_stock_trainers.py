@@ -13,37 +13,27 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.primus.primus_trainers import nnUNet_Primus_S_Trainer
 
 
-class TinyStockTrainer(nnUNetTrainer):  # type: ignore[misc]
+class Cut:
     """One epoch of two iterations; everything else is nnU-Net's."""
 
     def __init__(
         self, plans: dict[str, Any], configuration: str, fold: int, dataset_json: dict[str, Any], device: torch.device
     ) -> None:
         """As nnU-Net's own signature: it records its arguments by name."""
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        super().__init__(plans, configuration, fold, dataset_json, device)  # type: ignore[call-arg]
         self.num_epochs = 1
         self.num_iterations_per_epoch = 2
         self.num_val_iterations_per_epoch = 1
 
     def on_train_start(self) -> None:
         """Write the network's tensors as they are right before the first iteration."""
-        super().on_train_start()
-        torch.save(self.network.state_dict(), Path(self.output_folder) / "at_train_start.pth")
+        super().on_train_start()  # type: ignore[misc]
+        torch.save(self.network.state_dict(), Path(self.output_folder) / "at_train_start.pth")  # type: ignore[attr-defined]
 
 
-class TinyPrimusTrainer(nnUNet_Primus_S_Trainer):  # type: ignore[misc]
-    """nnU-Net's Primus trainer, cut the same way."""
+class TinyStockTrainer(Cut, nnUNetTrainer):  # type: ignore[misc]
+    """nnU-Net's trainer, cut."""
 
-    def __init__(
-        self, plans: dict[str, Any], configuration: str, fold: int, dataset_json: dict[str, Any], device: torch.device
-    ) -> None:
-        """As nnU-Net's own signature."""
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = 1
-        self.num_iterations_per_epoch = 2
-        self.num_val_iterations_per_epoch = 1
 
-    def on_train_start(self) -> None:
-        """Write the network's tensors as they are right before the first iteration."""
-        super().on_train_start()
-        torch.save(self.network.state_dict(), Path(self.output_folder) / "at_train_start.pth")
+class TinyPrimusTrainer(Cut, nnUNet_Primus_S_Trainer):  # type: ignore[misc]
+    """nnU-Net's Primus trainer, cut."""
